@@ -32,7 +32,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -94,13 +94,13 @@ class Axis:
     """(n_layers,) mean projection of default-Assistant answers: drift 0."""
     role_mean: FloatArray | None = None
     """(n_layers,) mean projection of fully role-playing answers: drift 1."""
-    percentiles: Mapping[str, Percentiles] = MappingProxyType({})
+    percentiles: Mapping[str, Percentiles] = field(default_factory=dict)
     """Population ("all" or "default") -> quantiles."""
-    caps: Mapping[str, Mapping[int, float]] = MappingProxyType({})
+    caps: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Name -> {layer: floor}, floors in residual-stream units along +axis."""
     recommended: Recommended | None = None
     """The cap to use when the operator names none; None where none is known."""
-    provenance: Mapping[str, str] = MappingProxyType({})
+    provenance: Mapping[str, str] = field(default_factory=dict)
     """Where the axis came from. Not part of the digest."""
 
     def __post_init__(self) -> None:
