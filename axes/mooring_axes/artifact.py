@@ -28,11 +28,11 @@ profiles.py, and files whose vectors point the other way are turned round in con
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -51,6 +51,7 @@ FORMAT: Final = "mooring-axis"
 VERSION: Final = "1"
 POPULATIONS: Final = ("all", "default")
 UNIT_TOLERANCE: Final = 1e-3
+FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 
 _METADATA = {"format", "version", "model", "monitored_layer", "caps", "recommended", "provenance"}
 _TENSORS = {"directions", "norms", "default_mean", "role_mean"} | {
@@ -113,6 +114,9 @@ class Axis:
         object.__setattr__(self, "percentiles", MappingProxyType(tables))
         object.__setattr__(self, "caps", MappingProxyType(caps))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    def __repr__(self) -> str:
+        return f"Axis({self.model!r}, {self.n_layers} x {self.hidden_size}, digest {self.digest[:12]})"
 
     @property
     def n_layers(self) -> int:
@@ -187,9 +191,9 @@ def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
         if stop > n_layers:
             raise CannotServe(f"layers {text!r} reach layer {stop - 1}, but the axis has layers 0 to {n_layers - 1}")
         layers.extend(range(start, stop))
-    if len(set(layers)) != len(layers):
-        raise CannotServe(f"layers {text!r} name a layer twice: name each layer once")
-    return tuple(sorted(layers))
+    if any(a >= b for a, b in pairwise(layers)):
+        raise CannotServe(f"layers {text!r} must rise, each layer once: floors that are listed follow this order")
+    return tuple(layers)
 
 
 # --- rules ---------------------------------------------------------------------------------------
@@ -283,8 +287,8 @@ def _check_cap(name: str, cap: Mapping[int, float], n_layers: int) -> None:
         raise CannotServe(f"cap {name!r} holds no layer: name at least one")
     for layer, floor in cap.items():
         _check_layer(f"a layer of cap {name!r}", layer, n_layers)
-        if isinstance(floor, bool) or not isinstance(floor, int | float) or not math.isfinite(floor):
-            raise CannotServe(f"cap {name!r} must hold finite floors, got {floor!r} at layer {layer}")
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not abs(floor) <= FLOAT_MAX:
+            raise CannotServe(f"cap {name!r} must hold finite float32 floors, got {floor!r} at layer {layer}")
 
 
 def _check_recommended(recommended: Recommended, caps: Mapping[str, Mapping[int, float]], n_layers: int) -> None:
