@@ -1,0 +1,162 @@
+"""vLLM's request path: who is admitted, and which prefix cache a request may read.
+
+One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+
+    InputProcessor.process_inputs       (API process, offline LLM) every entry passes here: an unknown or not
+                                        selectable profile is a client error, 400 on every route
+    EngineCore.preprocess_add_request   (engine process) the only place where a Request is made from what came in,
+                                        before its block hashes: the profile's digest goes into `cache_salt`
+
+KV computed under a profile is a function of tokens and profile. With positions `all` the salt separates the
+profiles from the first block on. With `response` the prompt is read uncapped, so its blocks are those of `off`
+and stay shared; every block that holds a generated token gets a hash of its own that no other request can name.
+"""
+
+import functools
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from mooring_axes.errors import CannotServe
+
+from mooring_hooks.table import ProfileEntry, Settings
+
+VLLM_VERSION: Final = "0.32.0"
+PROFILE_KEY: Final = "mooring_profile"
+"""Key of `vllm_xargs` (HTTP) or `SamplingParams.extra_args` (offline) that names a profile."""
+RESERVED: Final = "mooring"
+
+
+def install() -> None:
+    """Wrap both methods, once per process."""
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    for owner, name, wrap in (
+        (InputProcessor, "process_inputs", _admit_first),
+        (EngineCore, "preprocess_add_request", _salt_first),
+    ):
+        method = getattr(owner, name)
+        if not getattr(method, "mooring", False):
+            wrapped = functools.wraps(method)(wrap(method))
+            wrapped.mooring = True  # type: ignore[attr-defined]
+            setattr(owner, name, wrapped)
+
+
+def installed() -> bool:
+    """Whether this process wrapped what it has to wrap."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    return bool(getattr(InputProcessor.process_inputs, "mooring", False))
+
+
+def _admit_first(process_inputs: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        settings = Settings.from_config(self.vllm_config.additional_config)
+        if settings is not None:
+            admit(settings, getattr(params, "extra_args", None) or {})
+        return process_inputs(self, request_id, prompt, params, *args, **kwargs)
+
+    return wrapped
+
+
+def _salt_first(preprocess: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(self: Any, request: Any) -> Any:
+        settings = Settings.from_config(self.vllm_config.additional_config)
+        if settings is None:
+            return preprocess(self, request)
+        entry = profile_of(settings, request.sampling_params)
+        if request.resumable:
+            raise CannotServe("streaming input is not capped yet: send the whole prompt in one request")
+        if entry.digest and entry.positions == "all":
+            request.cache_salt = salt(entry, request.cache_salt)
+        made = preprocess(self, request)
+        if entry.digest and entry.positions == "response":
+            made[0]._block_hasher = private_tail(made[0]._block_hasher)
+        return made
+
+    return wrapped
+
+
+def admit(settings: Settings, extra_args: dict[str, Any]) -> None:
+    """Refuse, as the client's mistake, what does not name a profile that clients may choose."""
+    from vllm.exceptions import VLLMValidationError
+
+    if unknown := [key for key in extra_args if key.startswith(RESERVED) and key != PROFILE_KEY]:
+        raise VLLMValidationError(
+            f"{unknown[0]!r} is not a parameter of Mooring's; the one there is, is {PROFILE_KEY!r}",
+            parameter="vllm_xargs",
+        )
+    if PROFILE_KEY not in extra_args:
+        return
+    name, choices = extra_args[PROFILE_KEY], settings.selectable()
+    if name not in choices:
+        raise VLLMValidationError(
+            f"{PROFILE_KEY} {name!r} is not a profile that can be chosen here; "
+            f"choose one of {', '.join(choices) or '(none)'}, or leave it out for the server's own",
+            parameter=PROFILE_KEY,
+        )
+
+
+def profile_of(settings: Settings, sampling_params: Any) -> ProfileEntry:
+    """The profile a request runs under; a name that is not served is refused, never replaced."""
+    extra = getattr(sampling_params, "extra_args", None) or {}
+    name = extra.get(PROFILE_KEY, settings.default)
+    if name not in settings.names():
+        raise CannotServe(f"profile {name!r} is not served; served are {', '.join(settings.names())}")
+    return settings.entry(name)
+
+
+def salt(entry: ProfileEntry, given: str | None) -> str:
+    """The cache salt of a request under `entry`; the client's own stays part of it."""
+    return f"mooring:{entry.digest}:{given or ''}"
+
+
+def private_tail(hash_blocks: Callable[[Any], list[bytes]] | None) -> Callable[[Any], list[bytes]] | None:
+    """A block hasher whose blocks nobody else can name, for the blocks behind a prompt that is hashed already.
+
+    Later hashes chain from these, so one secret per request keeps all of them private; the request itself finds
+    them again after a preemption, because its hashes are computed once.
+    """
+    if hash_blocks is None:
+        return None
+    secret = secrets.token_bytes(16)
+
+    def hash_privately(request: Any) -> list[bytes]:
+        return [hashlib.sha256(secret + block).digest() for block in hash_blocks(request)]
+
+    return hash_privately
+
+
+def refuse_unsupported(config: Any) -> None:
+    """Refuse, by name, what would make the norm's rows other than the batch's rows, or is not proven yet."""
+    import vllm
+    import vllm.envs as envs
+
+    parallel, cache, model = config.parallel_config, config.cache_config, config.model_config
+    architecture = model.architecture
+    refused = {
+        f"vLLM {vllm.__version__} (Mooring is made for {VLLM_VERSION}: install that one)": not (
+            vllm.__version__.split("+")[0] == VLLM_VERSION
+        ),
+        f"the {model.runner_type} runner (only text generation is capped)": model.runner_type != "generate",
+        "the V2 model runner (set VLLM_USE_V2_MODEL_RUNNER=0, and no --watermark-config)": config.use_v2_model_runner,
+        "micro-batching (leave out --enable-dbo and --ubatch-size)": parallel.use_ubatching,
+        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
+        "--kv-sharing-fast-prefill": cache.kv_sharing_fast_prefill,
+        "a KV connector (--kv-transfer-config): its blocks are not proven to carry the salt": (
+            config.kv_transfer_config is not None
+        ),
+        "a model with recurrent state": model.is_hybrid,
+        "an encoder-decoder model": model.is_encoder_decoder,
+        "DeepSeek in fp16, which rescales its residual (use --dtype bfloat16)": (
+            "Deepseek" in architecture and str(model.dtype) == "torch.float16"
+        ),
+        "VLLM_BATCH_INVARIANT=1": envs.VLLM_BATCH_INVARIANT,
+        "VLLM_USE_RUST_FRONTEND=1: its server has none of Mooring's checks": envs.VLLM_USE_RUST_FRONTEND,
+        "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION=1": envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION,
+    }
+    if found := [what for what, there in refused.items() if there]:
+        raise CannotServe("Mooring cannot cap with " + "; nor with ".join(found))

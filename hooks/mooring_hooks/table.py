@@ -1,0 +1,234 @@
+"""Profiles as the worker needs them: one row per slot, one set of tables per site.
+
+A *site* is a place "after decoder layer L": every layer that some profile caps, and the monitored layer.
+Slot 0 is `off`; profiles follow in the order they were given; slots beyond them are empty and act like `off`.
+
+The table travels to every worker as a safetensors file named by its own sha256 in a folder that all nodes
+of a deployment share or each have a copy of (`MOORING_TABLES`). vLLM's `additional_config["mooring"]` holds
+that digest and the names: it is part of vLLM's compile-cache key, so it holds contents and no path.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from mooring_axes.artifact import Axis
+from mooring_axes.errors import CannotServe
+from mooring_axes.profiles import OFF, Remap, ResolvedProfile
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+DEFAULT_SLOTS: Final = 16
+TABLES_VARIABLE: Final = "MOORING_TABLES"
+CONFIG_KEY: Final = "mooring"
+_FORMAT: Final = "mooring-table-1"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileEntry:
+    """What every process knows about a profile without its numbers."""
+
+    name: str
+    digest: str
+    """Of what changes KV; empty where nothing is touched. Equal digests share a prefix cache."""
+    positions: str
+    selectable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`additional_config["mooring"]`: which table, and how its slots are called."""
+
+    table: str
+    """sha256 (hex) of the table file."""
+    default: str
+    """Profile of a request that names none."""
+    slots: int
+    """Rows of the table, used or not."""
+    profiles: tuple[ProfileEntry, ...]
+    """In slot order; the first is `off`."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "default": self.default,
+            "slots": self.slots,
+            "profiles": [
+                {"name": e.name, "digest": e.digest, "positions": e.positions, "selectable": e.selectable}
+                for e in self.profiles
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, additional_config: object) -> "Settings | None":
+        """Read them back from vLLM's configuration; None where Mooring is not configured."""
+        if not isinstance(additional_config, Mapping) or CONFIG_KEY not in additional_config:
+            return None
+        found = additional_config[CONFIG_KEY]
+        try:
+            entries = tuple(ProfileEntry(**entry) for entry in found["profiles"])
+            return cls(found["table"], found["default"], found["slots"], entries)
+        except (TypeError, KeyError) as error:
+            raise CannotServe(
+                f"--additional-config holds a {CONFIG_KEY!r} entry that Mooring did not write: {error!r}\n"
+                "  take the line that `mooring serve ... --print-command` prints"
+            ) from None
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.profiles]
+
+    def selectable(self) -> list[str]:
+        return [entry.name for entry in self.profiles if entry.selectable]
+
+    def slot_of(self, name: str) -> int:
+        return self.names().index(name)
+
+    def entry(self, name: str) -> ProfileEntry:
+        return self.profiles[self.slot_of(name)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotTable:
+    """All numbers of all slots; S sites, P slots, A distinct directions, H the width of the stream."""
+
+    layers: tuple[int, ...]
+    """(S,) the sites' 0-based layers, rising."""
+    axes: npt.NDArray[np.float32]
+    """(S, A, H) distinct directions at each site, toward the Assistant."""
+    axis_of: npt.NDArray[np.int32]
+    """(P,) row of `axes` that a slot uses, the same at every site."""
+    remaps: npt.NDArray[np.float32]
+    """(S, P, 4) scale, shift, floor, ceiling."""
+    model_layers: int
+    """Number of decoder layers of the model the axes were extracted from."""
+    monitored_layer: int
+
+    @classmethod
+    def build(cls, profiles: Sequence[ResolvedProfile], slots: int = DEFAULT_SLOTS) -> "SlotTable":
+        """`profiles` in slot order, the first being `off`, whose axis is the one that is served."""
+        _check_profiles(profiles, slots)
+        served = profiles[0].axis
+        layers = sorted({served.monitored_layer, *(layer for p in profiles for layer in p.remaps)})
+        distinct = {p.axis.digest: p.axis for p in profiles}
+        order = list(distinct)
+        axis_of = np.zeros(slots, np.int32)
+        axis_of[: len(profiles)] = [order.index(p.axis.digest) for p in profiles]
+        axes = np.stack([np.stack([axis.directions[layer] for axis in distinct.values()]) for layer in layers])
+        remaps = np.empty((len(layers), slots, 4), np.float32)
+        remaps[:] = _row(Remap())
+        for slot, profile in enumerate(profiles):
+            for layer, change in profile.remaps.items():
+                remaps[layers.index(layer), slot] = _row(change)
+        return cls(tuple(layers), axes, axis_of, remaps, served.n_layers, served.monitored_layer)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.axes.shape[2])
+
+    @property
+    def slots(self) -> int:
+        return int(self.axis_of.shape[0])
+
+    def to_bytes(self) -> bytes:
+        tensors = {"axes": self.axes, "axis_of": self.axis_of, "remaps": self.remaps}
+        facts = {"layers": self.layers, "model_layers": self.model_layers, "monitored_layer": self.monitored_layer}
+        return save(tensors, {"format": _FORMAT, "facts": json.dumps(facts)})
+
+    def store(self, folder: Path) -> str:
+        """Write the table into `folder` under its digest, and return the digest."""
+        payload = self.to_bytes()
+        digest = hashlib.sha256(payload).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
+            temporary.write(payload)
+        os.replace(temporary.name, table_path(folder, digest))
+        return digest
+
+    @classmethod
+    def fetch(cls, folder: Path, digest: str) -> "SlotTable":
+        """Read the table with this digest; refuse one whose bytes are others."""
+        path = table_path(folder, digest)
+        try:
+            payload = path.read_bytes()
+        except OSError as error:
+            raise CannotServe(
+                f"this node has no capping table {digest[:12]}: {path}: {error.strerror}\n"
+                f"  copy the file from the node that ran `mooring serve`, and set {TABLES_VARIABLE} to its folder"
+            ) from None
+        if (found := hashlib.sha256(payload).hexdigest()) != digest:
+            raise CannotServe(f"{path} was changed: its sha256 is {found}\n  delete it and run `mooring serve` again")
+        return cls._parse(path)
+
+    @classmethod
+    def _parse(cls, path: Path) -> "SlotTable":
+        try:
+            with safe_open(path, framework="np") as file:
+                facts = json.loads(file.metadata()["facts"])
+                arrays = {name: file.get_tensor(name) for name in ("axes", "axis_of", "remaps")}
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CannotServe(f"{path} is no capping table: {error}\n  run `mooring serve` again") from None
+        return cls(tuple(facts.pop("layers")), **arrays, **facts)
+
+
+def tables_folder() -> Path:
+    """Where tables lie: $MOORING_TABLES, else the user's cache folder."""
+    if named := os.environ.get(TABLES_VARIABLE):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "mooring" / "tables"
+
+
+def table_path(folder: Path, digest: str) -> Path:
+    return folder / f"{digest}.safetensors"
+
+
+def publish(
+    profiles: Sequence[ResolvedProfile], default: str, slots: int = DEFAULT_SLOTS, folder: Path | None = None
+) -> Settings:
+    """Store the table of `profiles` (slot order, `off` first) and return the settings that name it."""
+    table = SlotTable.build(profiles, slots)
+    digest = table.store(folder or tables_folder())
+    entries = tuple(ProfileEntry(p.name, p.digest, p.positions, p.selectable) for p in profiles)
+    settings = Settings(digest, default, slots, entries)
+    if default not in settings.names():
+        raise CannotServe(f"the default profile is {default!r}, but there are only {', '.join(settings.names())}")
+    return settings
+
+
+def _row(change: Remap) -> tuple[float, float, float, float]:
+    return change.scale, change.shift, change.floor, change.ceiling
+
+
+def _check_profiles(profiles: Sequence[ResolvedProfile], slots: int) -> None:
+    if not profiles or profiles[0].name != OFF or profiles[0].remaps:
+        raise ValueError("slot 0 must be the untouched profile 'off'")
+    if len(profiles) > slots:
+        raise CannotServe(
+            f"there are {len(profiles)} profiles with 'off', but the table has {slots} slots\n"
+            f"  start with --slots {len(profiles)} or more"
+        )
+    names = [profile.name for profile in profiles]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CannotServe(f"profiles {twice} are there twice: give each its own name")
+    for profile in profiles:
+        _check_shape(profile, profiles[0].axis)
+        if bad := [r for r in profile.remaps.values() if math.isnan(sum((r.scale, r.shift)))]:
+            raise CannotServe(f"profile {profile.name!r} holds a number that is none: {bad[0]}")
+
+
+def _check_shape(profile: ResolvedProfile, served: Axis) -> None:
+    shape, wanted = profile.axis.directions.shape, served.directions.shape
+    if shape != wanted:
+        raise CannotServe(
+            f"profile {profile.name!r} has an axis of {shape[0]} layers and width {shape[1]}, "
+            f"but the served axis has {wanted[0]} layers and width {wanted[1]}\n"
+            f"  it was extracted from {profile.axis.model}: use one extracted from {served.model}"
+        )
