@@ -47,11 +47,11 @@ Level = float | tuple[float, ...] | str
 
 
 def _from_the_assistant_end(axis: Axis, layer: int, q: str) -> float:
-    return _quantile(axis, "all", layer, 1 - float(q) / 100, spoken=lambda share: f"p{100 * (1 - share):g}")
+    return _quantile(axis, "all", layer, 1 - float(q) / 100, spoken=lambda share: f"p{round(100 * (1 - share), 3):g}")
 
 
 def _of_the_default(axis: Axis, layer: int, q: str) -> float:
-    return _quantile(axis, "default", layer, float(q) / 100, spoken=lambda share: f"default_p{100 * share:g}")
+    return _quantile(axis, "default", layer, float(q) / 100, spoken=lambda share: f"default_p{round(100 * share, 3):g}")
 
 
 def _quantile(axis: Axis, population: str, layer: int, share: float, spoken: Callable[[float], str]) -> float:
