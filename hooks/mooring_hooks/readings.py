@@ -27,16 +27,20 @@ class Watch:
         self._readings[prefix] = {}
 
     def end(self, prefix: str) -> dict[str, Any]:
-        """What was seen: request id -> positions (T,), slots (T,), projections {layer: (T,)}, as plain lists."""
+        """What was seen, as plain lists: request id -> positions (T,), slots (T,), axis of the last row's slot,
+        projections {layer: (T,)} before the cap, lifts {layer: (T,)}."""
+        return {request: self._reading(steps) for request, steps in self._readings.pop(prefix, {}).items()}
+
+    def _reading(self, steps: Sequence[tuple[Any, Any, Any]]) -> dict[str, Any]:
+        positions, slots = (np.concatenate([step[i] for step in steps]) for i in (0, 1))
+        projections = np.concatenate([step[2] for step in steps], axis=1)
+        axis_of: Any = self._sites[0].module.mooring_axis_of if self._sites else None
         return {
-            request: {
-                "positions": np.concatenate([s[0] for s in steps]).tolist(),
-                "slots": np.concatenate([s[1] for s in steps]).tolist(),
-                "projections": {
-                    site.layer: np.concatenate([s[2][i] for s in steps]).tolist() for i, site in enumerate(self._sites)
-                },
-            }
-            for request, steps in self._readings.pop(prefix, {}).items()
+            "positions": positions.tolist(),
+            "slots": slots.tolist(),
+            "axis": int(axis_of[slots[-1]]) if axis_of is not None else 0,
+            "projections": {s.layer: p.tolist() for s, p in zip(self._sites, projections, strict=True)},
+            "lifts": {s.layer: _lifts(s, slots, p).tolist() for s, p in zip(self._sites, projections, strict=True)},
         }
 
     @property
@@ -53,5 +57,16 @@ class Watch:
                     seen.setdefault(request, []).append((positions[span], rows[span], self._projections(span)))
 
     def _projections(self, span: slice) -> npt.NDArray[np.float32]:
+        if not self._sites:
+            return np.zeros((0, span.stop - span.start), np.float32)
         values = [site.module.mooring_projections[span] for site in self._sites]
         return torch.stack(values).float().cpu().numpy()  # type: ignore[arg-type]
+
+
+def _lifts(
+    site: Site, slots: npt.NDArray[np.int32], projections: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """What the remap added to each row, from its projection and its slot."""
+    remaps: torch.Tensor = site.module.mooring_remaps  # type: ignore[assignment]
+    scale, shift, floor, ceiling = remaps.cpu().numpy()[slots].T
+    return np.clip(scale * projections + shift, floor, ceiling) - projections

@@ -15,18 +15,16 @@ import numpy as np
 import torch
 from mooring_axes.errors import CannotServe
 from vllm.config import VllmConfig
-from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.utils.platform_utils import is_pin_memory_available
 
-from mooring_hooks.engine import PROFILE_KEY, refuse_unsupported
+from mooring_hooks.engine import PROFILE_KEY, installed, refuse_unsupported
+from mooring_hooks.progress import say
 from mooring_hooks.readings import Watch
 from mooring_hooks.rows import Batch, BlockLedger, SlotRows
 from mooring_hooks.selftest import probe_graph, probe_sites
 from mooring_hooks.sites import Site, install
 from mooring_hooks.table import Settings, SlotTable, tables_folder
-
-logger = init_logger("vllm.mooring")
 
 PROBE_TOKENS: Final = 16
 
@@ -145,6 +143,11 @@ class Worker(_platform_worker()):  # type: ignore[misc]
 
     def init_device(self) -> None:
         refuse_unsupported(self.vllm_config)
+        if not installed():
+            raise CannotServe(
+                "mooring's general plugin was not loaded in this process, so the prefix cache would not be isolated\n"
+                "  VLLM_PLUGINS must name mooring, and the package must be importable on this node: `mooring doctor`"
+            )
         settings = Settings.from_config(self.vllm_config.additional_config)
         if settings is None:
             raise CannotServe(
@@ -158,13 +161,14 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         table = SlotTable.fetch(tables_folder(), self.mooring_settings.table)
         self._check_model(table)
         super().load_model(**kwargs)
+        self._say(f"model loaded; capping after layers {list(table.layers)}; compiling ...")
         with torch.no_grad():
             self.capping = Capping(self.model_runner, self.mooring_settings, table)
-        logger.info("Capping after layers %s", [site.layer for site in self.capping.sites])
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()
         self.mooring_selftest()
+        self._say("self-test passed: every site caps in the served graph")
         return times
 
     def wake_up(self, tags: list[str] | None = None) -> None:
@@ -194,6 +198,10 @@ class Worker(_platform_worker()):  # type: ignore[misc]
 
     def mooring_readings(self, prefix: str) -> dict[str, Any]:
         return self.capping.watch.end(prefix)
+
+    def _say(self, text: str) -> None:
+        if self.rank == 0:
+            say(text)
 
     def _check_model(self, table: SlotTable) -> None:
         config = self.vllm_config.model_config

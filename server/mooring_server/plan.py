@@ -1,0 +1,271 @@
+"""What `mooring serve MODEL ...` will run: axis and profiles found, checked and published, vLLM's command line made.
+
+Everything here happens before vLLM is imported, so that bad input is answered at once. The result can be run in
+this process or printed as the stock `vllm serve` line that does the same on a cluster.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from mooring_axes import demo, registry
+from mooring_axes.artifact import Axis
+from mooring_axes.errors import CannotServe
+from mooring_axes.profiles import (
+    ProfileFile,
+    ResolvedProfile,
+    load_profiles,
+    off_profile,
+    recommended_profile,
+    resolve,
+)
+from mooring_hooks.table import CONFIG_KEY, DEFAULT_SLOTS, TABLES_VARIABLE, Settings, publish, tables_folder
+
+WORKER: Final = "mooring_hooks.worker.Worker"
+PLUGIN: Final = "mooring"
+DEMO: Final = "demo"
+PLUGIN_GROUPS: Final = (
+    "vllm.general_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.platform_plugins",
+    "vllm.stat_logger_plugins",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A start of vLLM that is capped."""
+
+    argv: tuple[str, ...]
+    """Arguments of `vllm serve`."""
+    environment: Mapping[str, str]
+    """Variables to set beside those that are there."""
+    settings: Settings
+    notes: tuple[str, ...]
+    """What the operator should know before it runs."""
+
+    def command(self) -> str:
+        """The line for a shell."""
+        variables = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
+        return " ".join([*variables, "vllm serve", *map(shlex.quote, self.argv)])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Mooring's own options of `mooring serve`; every other one goes to vLLM as it is."""
+    own = argparse.ArgumentParser(
+        prog="mooring serve",
+        usage="mooring serve MODEL [--axis FILE|NAME] [--profiles FILE] [--default-profile NAME] [vllm serve options]",
+        description="Serve MODEL through vLLM with its persona capped. `mooring serve demo` runs the embedded model.",
+        epilog="Every option of `vllm serve` may follow, unchanged.",
+        allow_abbrev=False,
+    )
+    own.add_argument("model", metavar="MODEL", help="a model vLLM can load, or 'demo'")
+    own.add_argument("--axis", metavar="FILE|NAME", help="axis file, or a name that `mooring axes list` shows")
+    own.add_argument("--profiles", metavar="FILE", help="profiles (YAML); without it, the cap the axis recommends")
+    own.add_argument("--default-profile", metavar="NAME", help="profile of requests that name none")
+    own.add_argument("--slots", type=int, default=DEFAULT_SLOTS, help="profiles the table has room for (%(default)s)")
+    own.add_argument("--print-command", action="store_true", help="print the stock vLLM command and stop")
+    return own
+
+
+def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Mapping[str, str]) -> Plan:
+    """Find, check and publish everything; raise CannotServe for whatever the operator has to change."""
+    _refuse(rest, environment)
+    axis = find_axis(options.model, options.axis)
+    notes = _check_model(options.model, axis)
+    file = _profile_file(options, axis)
+    profiles = resolve_all(file, axis, base=Path(options.profiles).parent if options.profiles else None)
+    default = _default(options, file, profiles)
+    settings = publish(profiles, default, options.slots)
+    variables = _environment(options.model, environment)
+    notes += [f"{name}={value}: {why}" for name, (value, why) in variables.items()]
+    argv = _argv(options.model, rest, settings)
+    added = {name: value for name, (value, _) in variables.items()} | {TABLES_VARIABLE: str(tables_folder())}
+    return Plan(tuple(argv), added, settings, tuple(notes))
+
+
+def find_axis(model: str, named: str | None) -> Axis:
+    """The axis file or registry name that was given, else the one known for the model."""
+    if named is not None:
+        known = registry.find(named) if not Path(named).exists() else None
+        return registry.fetch(known) if known else Axis.load(named)
+    if model == DEMO:
+        return Axis.load(demo.AXIS_FILE)
+    if (known := registry.find(model)) is not None:
+        return registry.fetch(known)
+    raise CannotServe(
+        f"no axis is known for {model}\n"
+        f"  name one with --axis FILE; known models are {', '.join(registry.names())}, and {DEMO!r}"
+    )
+
+
+def resolve_all(file: ProfileFile, axis: Axis, base: Path | None = None) -> list[ResolvedProfile]:
+    """Every profile in numbers, `off` first; a profile's own axis is a registry name or a path beside the file."""
+    resolved = [off_profile(axis, file.off_selectable)]
+    for profile in file.profiles:
+        own = axis if profile.axis is None else _own_axis(profile.axis, base)
+        resolved.append(resolve(profile, own))
+    return resolved
+
+
+def _own_axis(named: str, base: Path | None) -> Axis:
+    if (known := registry.find(named)) is not None:
+        return registry.fetch(known)
+    return Axis.load((base or Path()) / named)
+
+
+def _profile_file(options: argparse.Namespace, axis: Axis) -> ProfileFile:
+    if options.profiles is not None:
+        return load_profiles(options.profiles)
+    if options.model == DEMO and options.axis is None:
+        return load_profiles(demo.PROFILES_FILE)
+    if (recommended := recommended_profile(axis)) is not None:
+        return ProfileFile(default=recommended.name, profiles=(recommended,))
+    raise CannotServe(
+        f"the axis of {axis.model} recommends no cap, so there is nothing to serve by default\n"
+        "  write profiles and name them with --profiles FILE (the README shows one)"
+    )
+
+
+def _default(options: argparse.Namespace, file: ProfileFile, profiles: Sequence[ResolvedProfile]) -> str:
+    name = options.default_profile or file.default
+    names = [profile.name for profile in profiles]
+    if name is None:
+        raise CannotServe(
+            f"{options.profiles} names no default, and requests need one\n"
+            f"  add `default: NAME` to it or start with --default-profile NAME; profiles are {', '.join(names)}"
+        )
+    if name not in names:
+        raise CannotServe(f"--default-profile {name!r} is not a profile; profiles are {', '.join(names)}")
+    return str(name)
+
+
+def _check_model(model: str, axis: Axis) -> list[str]:
+    if model == DEMO:
+        demo.check_files()
+        warning = axis.check_model(demo.MODEL_NAME, *_shape(str(demo.MODEL_DIR)))
+    else:
+        warning = axis.check_model(model, *_shape(model))
+    return [warning] if warning else []
+
+
+def _shape(model: str) -> tuple[int, int]:
+    """(hidden size, number of layers), from the model's config.json on disk or on the hub."""
+    config = json.loads(_config_file(model).read_text())
+    text = config.get("text_config", config)
+    try:
+        return int(text.get("hidden_size") or text["n_embd"]), int(text.get("num_hidden_layers") or text["n_layer"])
+    except KeyError as error:
+        raise CannotServe(f"the config.json of {model} names no {error}: Mooring cannot tell its shape") from None
+
+
+def _config_file(model: str) -> Path:
+    if Path(model).is_dir():
+        path = Path(model) / "config.json"
+        if not path.is_file():
+            raise CannotServe(f"{model} has no config.json: name the folder of a model that vLLM can load")
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except Exception as error:  # the hub library has a class of its own for every way to fail
+        raise CannotServe(
+            f"the model {model} is neither a folder here nor reachable on the hub: {type(error).__name__}\n"
+            "  name a folder that holds the model, or connect to the hub"
+        ) from None
+
+
+def _refuse(rest: Sequence[str], environment: Mapping[str, str]) -> None:
+    given = {argument.split("=")[0] for argument in rest}
+    if worker := given & {"--worker-cls", "--worker-extension-cls"}:
+        raise CannotServe(f"{worker.pop()} cannot be given: Mooring's own worker holds the cap")
+    if "--grpc" in given:
+        raise CannotServe("--grpc cannot be served: that server has none of Mooring's start-up checks")
+    if environment.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
+        raise CannotServe("VLLM_USE_V2_MODEL_RUNNER is set, and only the V1 model runner is capped yet: unset it")
+    if environment.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
+        raise CannotServe("VLLM_USE_RUST_FRONTEND is set, and that server has none of Mooring's checks: unset it")
+
+
+def _environment(model: str, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Variable -> (value, why) for what has to be set and is not there."""
+    wanted = {
+        "VLLM_PLUGINS": (_plugins(environment), "loads Mooring, and what was installed before"),
+        "VLLM_USE_V2_MODEL_RUNNER": ("0", "vLLM's V1 model runner is the one that is capped"),
+    }
+    optional = {
+        "VLLM_USE_AOT_COMPILE": ("0", "lets a second start reuse the compiled graph"),
+    }
+    if model == DEMO:
+        optional["VLLM_CPU_KVCACHE_SPACE"] = ("1", "GiB of KV cache; the demo needs no more")
+        optional["VLLM_LOGGING_LEVEL"] = ("WARNING", "vLLM's own log is left out; set it to INFO to see it")
+    return wanted | {name: value for name, value in optional.items() if name not in environment}
+
+
+def _plugins(environment: Mapping[str, str]) -> str:
+    """VLLM_PLUGINS allow-lists every group at once: keep what is named, or else all that is installed."""
+    if "VLLM_PLUGINS" in environment:
+        names = [name for name in environment["VLLM_PLUGINS"].split(",") if name]
+    else:
+        names = [entry.name for group in PLUGIN_GROUPS for entry in entry_points(group=group)]
+    return ",".join(dict.fromkeys([*names, PLUGIN]))
+
+
+def _argv(model: str, rest: Sequence[str], settings: Settings) -> list[str]:
+    rest, given = _split_additional_config(rest)
+    if CONFIG_KEY in given:
+        raise CannotServe(f"--additional-config may not hold the key {CONFIG_KEY!r}: Mooring writes it")
+    config = json.dumps(given | {CONFIG_KEY: settings.to_json()}, separators=(",", ":"))
+    served = [str(demo.MODEL_DIR), *_demo_options(rest)] if model == DEMO else [model]
+    return [*served, *rest, "--worker-cls", WORKER, "--additional-config", config]
+
+
+def _demo_options(rest: Sequence[str]) -> list[str]:
+    given = {argument.split("=")[0] for argument in rest}
+    defaults = {"--served-model-name": DEMO, "--max-model-len": "2048", "--max-num-seqs": "64"}
+    return [word for name, value in defaults.items() if name not in given for word in (name, value)]
+
+
+def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--additional-config JSON` out of vLLM's options."""
+    left, given, words = [], {}, iter(rest)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--additional-config":
+            text = value if equals else next(words, "")
+            try:
+                given |= dict(json.loads(text))
+            except ValueError:
+                raise CannotServe(f"--additional-config must be a JSON object, got {text!r}") from None
+        else:
+            left.append(word)
+    return left, given
+
+
+def check_port(rest: Sequence[str]) -> None:
+    """Refuse a port that somebody else has, before minutes are spent on a start."""
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    probe.add_argument("--host", default="")
+    probe.add_argument("--port", type=int, default=8000)
+    probe.add_argument("--uds")
+    where, _ = probe.parse_known_args(list(rest))
+    if where.uds:
+        return
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((where.host, where.port))
+        except OSError as error:
+            raise CannotServe(
+                f"port {where.port} cannot be opened: {os.strerror(error.errno or 0)}\n"
+                "  choose another with --port N (with make: PORT=N)"
+            ) from None
