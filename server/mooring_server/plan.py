@@ -123,7 +123,7 @@ def _own_axis(named: str, base: Path | None) -> Axis:
 
 def _profile_file(options: argparse.Namespace, axis: Axis) -> ProfileFile:
     if options.profiles is not None:
-        return load_profiles(options.profiles)
+        return _with_recommended(load_profiles(options.profiles), axis)
     if options.model == DEMO and options.axis is None:
         return load_profiles(demo.PROFILES_FILE)
     if (recommended := recommended_profile(axis)) is not None:
@@ -131,6 +131,16 @@ def _profile_file(options: argparse.Namespace, axis: Axis) -> ProfileFile:
     raise CannotServe(
         f"the axis of {axis.model} recommends no cap, so there is nothing to serve by default\n"
         "  write profiles and name them with --profiles FILE (the README shows one)"
+    )
+
+
+def _with_recommended(file: ProfileFile, axis: Axis) -> ProfileFile:
+    """A file that names no default means the cap the axis recommends, if there is one."""
+    recommended = recommended_profile(axis) if file.default is None else None
+    if recommended is None:
+        return file
+    return ProfileFile(
+        default=recommended.name, profiles=(*file.profiles, recommended), off_selectable=file.off_selectable
     )
 
 

@@ -1,0 +1,28 @@
+"""What every test may use: tables in a folder of their own, and tiny models by architecture."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOORING_TABLES", str(tmp_path_factory.mktemp("tables")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny model of this architecture, made once."""
+    from tiny import make_model
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = make_model(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return folder
