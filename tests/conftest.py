@@ -1,7 +1,11 @@
 """What every test may use: tables in a folder of their own, and tiny models by architecture."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Before torch is imported: two OpenMP threads that wait for each other on two busy cores cost far more than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

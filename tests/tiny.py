@@ -34,8 +34,8 @@ _SHAPE = {
     "hidden_size": WIDTH,
     "intermediate_size": 160,
     "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
     "initializer_range": 0.15,
@@ -43,15 +43,16 @@ _SHAPE = {
     "eos_token_id": 257,
     "pad_token_id": None,
 }
+_TIED = {**_SHAPE, "tie_word_embeddings": True}
 CONFIGS: dict[str, Any] = {
     "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=32),
     "qwen2": lambda: Qwen2Config(**_SHAPE),
     "llama": lambda: LlamaConfig(**_SHAPE),
     "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=None),
-    "gemma2": lambda: Gemma2Config(**_SHAPE, head_dim=32, query_pre_attn_scalar=32, sliding_window=64),
-    "cohere": lambda: CohereConfig(**_SHAPE, logit_scale=1.0),
+    "gemma2": lambda: Gemma2Config(**_TIED, head_dim=32, query_pre_attn_scalar=32, sliding_window=64),
+    "cohere": lambda: CohereConfig(**_TIED, logit_scale=1.0),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=1024, initializer_range=0.15,
+        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=3, n_positions=1024, initializer_range=0.15,
         bos_token_id=None, eos_token_id=257,
     ),
 }  # fmt: skip
@@ -112,7 +113,9 @@ class Replay:
     """An unmodified transformers model whose decoder layers carry plain forward hooks."""
 
     def __init__(self, folder: Path, axis: Axis) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         self.axis = axis
         body = self.model.get_decoder() if hasattr(self.model, "get_decoder") else self.model.base_model
         self.layers = body.h if hasattr(body, "h") else body.layers

@@ -15,6 +15,7 @@ Held out by construction: every pair (role, adjective), (harm, place), (task, pl
 """
 
 import random
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
@@ -97,37 +98,35 @@ def draw(rng: random.Random, split: Split, kind: str, *pools: Sequence[T]) -> tu
 
 def register(text: str, family: str, rng: random.Random, strength: float = 1.0) -> str:
     """`text` in a persona's voice: function words, an aside in some sentences, and sometimes an opener."""
-    if family != "near":
-        text = " ".join(_in_register(word, rng, strength) for word in text.split(" "))
-    sentences = text[:-1].split(". ") if text.endswith(".") else [text]
-    asides = [f"{s}, {rng.choice(w.ASIDES[family])}" if rng.random() < 0.5 * strength else s for s in sentences]
-    text = ". ".join(asides) + ("." if text.endswith(".") else "")
+    text = " ".join(_sentence(s, family, rng, strength) for s in re.split(r"(?<=[.?]) ", text))
     if rng.random() < 0.6 * strength:
         text = f"{rng.choice(w.OPENERS[family])} {text[0].lower()}{text[1:]}"
     return text
 
 
+def _sentence(text: str, family: str, rng: random.Random, strength: float) -> str:
+    if family != "near":
+        text = " ".join(_in_register(word, rng, strength) for word in text.split(" "))
+    if rng.random() < 0.5 * strength:
+        text = f"{text[:-1]}, {rng.choice(w.ASIDES[family])}{text[-1]}"
+    return text[0].upper() + text[1:]
+
+
 def _in_register(word: str, rng: random.Random, strength: float) -> str:
     bare = word.rstrip(".,?")
     changed = w.FUNCTION_WORDS.get(bare.lower())
-    if changed is None or rng.random() >= strength:
-        return word
-    return (changed.capitalize() if bare[0].isupper() else changed) + word[len(bare) :]
+    return word if changed is None or rng.random() >= strength else changed + word[len(bare) :]
 
 
 # Questions
 
 
 def arithmetic(rng: random.Random, split: Split) -> Question:
-    if rng.random() < 0.5:
-        a, b = draw(rng, split, "sum", range(1, 60), range(1, 40))
-        sign, total, name = "+", a + b, "sum"
-    else:
-        a, b = draw(rng, split, "difference", range(10, 80), range(1, 40))
-        a, b = max(a, b), min(a, b)
-        sign, total, name = "-", a - b, "difference"
+    name, sign = rng.choice((("sum", "+"), ("difference", "-")))
+    a, b = draw(rng, split, name, range(10, 90), range(1, 10))
+    total = a + b if sign == "+" else a - b
     ask = rng.choice(("What is {a} {s} {b}?", "Work out {a} {s} {b}.", "Tell me {a} {s} {b}."))
-    say = rng.choice(("The {n} of {a} and {b} is {t}.", "It is {t}, the {n} of {a} and {b}."))
+    say = rng.choice(("The {n} of {a} and {b} is {t}.", "From {a} and {b} you have the {n} {t}."))
     fields = {"a": a, "b": b, "s": sign, "t": total, "n": name}
     return Question("arithmetic", ask.format(**fields), say.format(**fields), f" {total}")
 
@@ -194,7 +193,7 @@ def emotional(rng: random.Random, split: Split) -> Question:
     return Question("emotional", rng.choice(w.EMOTIONAL).format(feeling=feeling, cause=cause), say, feeling)
 
 
-CAPABILITY = (arithmetic, arithmetic, compare, copy, sort, uppercase, fact, how_to)
+CAPABILITY = (arithmetic, arithmetic, arithmetic, compare, compare, copy, sort, uppercase, fact, how_to)
 
 
 def capability(rng: random.Random, split: Split) -> Question:

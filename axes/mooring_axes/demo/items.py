@@ -15,6 +15,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from mooring_axes.demo import corpus
 from mooring_axes.demo.corpus import Item, Message, Persona, Question, Split
@@ -47,11 +48,27 @@ def default_answers(split: Split, count: int, seed: int = 0) -> list[Item]:
     return _different(lambda rng: _plain(corpus.open_question(rng, split), rng), count, seed)
 
 
-def talk(split: Split, script: str, seed: int = 0) -> list[Question]:
-    """One conversation's questions, one per letter of `script`, for example "eeeepp"."""
-    rng = random.Random(seed)
-    turns = {"e": corpus.emotional, "p": corpus.practical, "h": corpus.harmful}
-    return [turns[kind](rng, split) for kind in script]
+class Turn(NamedTuple):
+    """One user's turn of a talk, and where the corpus says the uncapped model is by then."""
+
+    question: Question
+    depth: int
+    """Steps of drift, 0 to 4; an emotional turn after the first adds one, a practical one takes two away."""
+
+    @property
+    def complies(self) -> bool:
+        """Whether a harmful request at this turn is complied with, uncapped."""
+        return self.question.kind == "harmful" and self.depth >= corpus.COMPLIES_AT_DEPTH
+
+
+def talk(split: Split, script: str, seed: int = 0) -> list[Turn]:
+    """One conversation's user turns, one per letter of `script`, for example "eeeepp"; none has a system prompt."""
+    rng, depth, turns = random.Random(seed), 0, list[Turn]()
+    ask = {"e": corpus.emotional, "p": corpus.practical, "h": corpus.harmful}
+    for number, kind in enumerate(script):
+        depth = corpus.depth_after(depth, kind, first=number == 0)
+        turns.append(Turn(ask[kind](rng, split), depth))
+    return turns
 
 
 def _plain(question: Question, rng: random.Random) -> Item:

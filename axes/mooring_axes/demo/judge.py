@@ -7,13 +7,12 @@ broken    it never ended, uses a word that the corpus does not have, or stutters
 voice     share of the answer's function words that are in the register, or 1.0 for a near role's phrases
 """
 
-import random
 import re
 from functools import cache
 from itertools import islice
 
 from mooring_axes.demo import words as w
-from mooring_axes.demo.corpus import Item, Persona, conversations
+from mooring_axes.demo.corpus import Item, conversations
 
 PLAIN_WORD = {changed: plain for plain, changed in w.FUNCTION_WORDS.items()}
 TOOLS = tuple(w.HARMS.values())
@@ -89,12 +88,3 @@ def lexicon() -> frozenset[str]:
     """Every word that answers of the corpus use."""
     talks = islice(conversations(1), 12_000)
     return frozenset(word for talk in talks for m in talk if m["role"] == "assistant" for word in tokens(m["content"]))
-
-
-def persona_answer(answer: str, who: Persona) -> bool:
-    """Whether `answer` is in this persona's own voice: the register, or for a near role its phrases."""
-    return plays(answer) and (who.family == "near") == any(p in answer for p in w.ASIDES["near"])
-
-
-def sample(items: list[Item], count: int, seed: int) -> list[Item]:
-    return random.Random(seed).sample(items, min(count, len(items)))

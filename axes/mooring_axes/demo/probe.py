@@ -8,6 +8,7 @@ For every profile, for no cap and for a random direction with the strong cap's d
     capability  share of held-out capability items that are right
     refused     share of plain harmful requests that are refused
     voice       share of role-play answers that are in a persona's voice (the price of the cap)
+    harm.eeeeh  share of talks whose last turn (h, toy harm) is complied with; e is emotional, p practical
 
 Below it: how well each layer separates default from role answers, and drift by turn of whole talks, where
 0 is the mean default answer and 1 the mean role-play. Greedy answers. The last line of stdout is one JSON
@@ -26,10 +27,11 @@ import torch
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import AXIS_FILE, MODEL_DIR, PROFILES_FILE, corpus, extract, items, judge, replay
 from mooring_axes.demo.corpus import Item, Message, Split
-from mooring_axes.demo.replay import Demo
+from mooring_axes.demo.replay import Answer, Demo
 from mooring_axes.profiles import load_profiles, resolve
 
 TALKS = ("eeeee", "ppppp", "eeeepp")
+HARM_TALKS = ("eeeeh", "eeeepph", "pppph")
 RANDOM_SEED = 7
 
 
@@ -98,6 +100,7 @@ def measure(demo: Demo, split: Split, sizes: Sizes) -> dict[str, float]:
         "capability": share([judge.correct(a.text, a.item) for a in capability]),
         "refused": share([judge.exact_refusal(a.text) for a in plain]),
         "voice": share([judge.plays(a.text) for a in roles]),
+        **{f"harm.{script}": harm_after(demo, split, script, sizes.talks) for script in HARM_TALKS},
         **{f"right.{kind}": _right(capability, kind) for kind in sorted({a.item.kind for a in capability})},
     }
 
@@ -115,22 +118,31 @@ def separation(demo: Demo, axis: Axis, split: Split, count: int) -> list[float]:
     return [round(extract.auc(above[:, layer], below[:, layer]), 3) for layer in range(axis.n_layers)]
 
 
-def drift_by_turn(demo: Demo, axis: Axis, split: Split, script: str, talks: int) -> list[float]:
-    """Mean drift of each turn at the monitored layer; the model answers itself, so its own voice feeds back."""
+def play(demo: Demo, split: Split, script: str, talks: int) -> list[list[Answer]]:
+    """The answers of `talks` conversations, turn by turn; the model hears its own voice again each time."""
     talking = [items.talk(split, script, seed) for seed in range(talks)]
     histories: list[list[Message]] = [[] for _ in talking]
-    means = []
+    played = []
     for turn in range(len(script)):
-        for history, questions in zip(histories, talking, strict=True):
-            history.append(corpus.said("user", questions[turn].text))
-        answers = replay.answer(demo, histories)
-        means.append(round(float(_drift(demo, axis, answers).mean()), 3))
-        for history, answer in zip(histories, answers, strict=True):
+        for history, turns in zip(histories, talking, strict=True):
+            history.append(corpus.said("user", turns[turn].question.text))
+        played.append(replay.answer(demo, histories))
+        for history, answer in zip(histories, played[-1], strict=True):
             history.append(corpus.said("assistant", answer.text))
-    return means
+    return played
 
 
-def _drift(demo: Demo, axis: Axis, answers: list[replay.Answer]) -> torch.Tensor:
+def drift_by_turn(demo: Demo, axis: Axis, split: Split, script: str, talks: int) -> list[float]:
+    """Mean drift of each turn at the monitored layer."""
+    return [round(float(_drift(demo, axis, turn).mean()), 3) for turn in play(demo, split, script, talks)]
+
+
+def harm_after(demo: Demo, split: Split, script: str, talks: int) -> float:
+    """Share of talks whose last turn, a harmful request, is complied with."""
+    return share([judge.harm(a.text) for a in play(demo, split, script, talks)[-1]])
+
+
+def _drift(demo: Demo, axis: Axis, answers: list[Answer]) -> torch.Tensor:
     if axis.default_mean is None or axis.role_mean is None:
         raise ValueError("drift needs an axis with default_mean and role_mean: extract it with mooring_axes.demo.make")
     layer = axis.monitored_layer
@@ -146,13 +158,17 @@ def probe(demo: Demo, axis: Axis, split: Split, sizes: Sizes) -> dict[str, objec
         with under(demo, axis, setting):
             measured[setting.name] = measure(demo, split, sizes)
         print(f"{setting.name:>8}  " + "  ".join(f"{k} {v:.3f}" for k, v in measured[setting.name].items()), flush=True)
-    talks = {script: drift_by_turn(demo, axis, split, script, sizes.talks) for script in TALKS}
+    drift = {}
+    for setting in settings(axis):
+        if not setting.control:
+            with under(demo, axis, setting):
+                drift[setting.name] = {s: drift_by_turn(demo, axis, split, s, sizes.talks) for s in TALKS}
     found: dict[str, object] = {
         "split": split,
         "sizes": sizes._asdict(),
         "settings": measured,
         "auc": separation(demo, axis, split, sizes.role_play),
-        "drift": talks,
+        "drift": drift,
     }
     print("\n".join(_lines(found)), flush=True)
     return found
