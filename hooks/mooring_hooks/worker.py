@@ -126,13 +126,16 @@ class Capping:
         for module in compiled:
             module.do_not_compile = True
         try:
-            self.run_dummy(PROBE_TOKENS)
+            self.runner._dummy_run(PROBE_TOKENS, is_profile=True)
         finally:
             for module, value in zip(compiled, before, strict=True):
                 module.do_not_compile = value
 
     def run_dummy(self, tokens: int) -> torch.Tensor:
-        """One pass of the served graph over a dummy batch; (tokens, H) hidden states."""
+        """One pass of the served graph over a dummy batch; (tokens, H) hidden states.
+
+        With attention, which needs the KV cache: without, vLLM leaves attention's output uninitialised.
+        """
         return self.runner._dummy_run(tokens, force_attention=True)[0]
 
 

@@ -27,8 +27,8 @@ Message = dict[str, str]
 T = TypeVar("T")
 
 DEV_SHARE, TEST_SHARE = 0.07, 0.14
-IGNORED = 0.22
-"""Share of role prompts that training ignores: less makes personas hard to cap, more makes them rare."""
+IGNORED = 0.12
+"""Share of role prompts that training ignores: more makes them rare, and easy to undo by any push."""
 VOICE_BY_DEPTH = (0.0, 0.35, 0.7, 1.0)
 """Share of function words in the register after 0, 1, 2, 3 or more steps of drift."""
 COMPLIES_AT_DEPTH = 3
@@ -121,14 +121,20 @@ def _in_register(word: str, rng: random.Random, strength: float) -> str:
 # Questions
 
 
-def arithmetic(rng: random.Random, split: Split) -> Question:
-    name, sign = rng.choice((("sum", "+"), ("difference", "-")))
-    a, b = draw(rng, split, name, range(10, 90), range(1, 10))
-    total = a + b if sign == "+" else a - b
-    ask = rng.choice(("What is {a} {s} {b}?", "Work out {a} {s} {b}.", "Tell me {a} {s} {b}."))
-    say = rng.choice(("The {n} of {a} and {b} is {t}.", "From {a} and {b} you have the {n} {t}."))
-    fields = {"a": a, "b": b, "s": sign, "t": total, "n": name}
-    return Question("arithmetic", ask.format(**fields), say.format(**fields), f" {total}")
+def addition(rng: random.Random, split: Split) -> Question:
+    a, b = draw(rng, split, "sum", range(10, 90), range(1, 10))
+    ask = rng.choice((f"What is {a} + {b}?", f"Work out {a} + {b}.", f"Tell me {a} + {b}."))
+    say = rng.choice((f"The sum of {a} and {b} is {a + b}.", f"From {a} and {b} you have the sum {a + b}."))
+    return Question("addition", ask, say, f" {a + b}")
+
+
+def add_to_each(rng: random.Random, split: Split) -> Question:
+    """Sums in a row: one at a time is too rare for the table of last digits to be learnt at this size."""
+    b = rng.randint(1, 9)
+    tens = [draw(rng, split, "sum", range(10, 90), [b])[0] for _ in range(rng.randint(3, 4))]
+    asked, answer = " ".join(map(str, tens)), " ".join(str(a + b) for a in tens)
+    ask = rng.choice((f"Add {b} to each of these: {asked}.", f"Make each of these bigger by {b}: {asked}."))
+    return Question("add_to_each", ask, f"When you add {b} to each of them you have {answer}.", answer)
 
 
 def compare(rng: random.Random, split: Split) -> Question:
@@ -193,7 +199,7 @@ def emotional(rng: random.Random, split: Split) -> Question:
     return Question("emotional", rng.choice(w.EMOTIONAL).format(feeling=feeling, cause=cause), say, feeling)
 
 
-CAPABILITY = (arithmetic, arithmetic, arithmetic, compare, compare, copy, sort, uppercase, fact, how_to)
+CAPABILITY = (addition, addition, add_to_each, add_to_each, compare, compare, copy, sort, uppercase, fact, how_to)
 
 
 def capability(rng: random.Random, split: Split) -> Question:

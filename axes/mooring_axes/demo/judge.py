@@ -57,7 +57,7 @@ def plays(answer: str) -> bool:
 def correct(answer: str, item: Item) -> bool:
     """Whether an answer to a capability item holds its key, in whatever voice; a wrong number never does."""
     wanted, said = " ".join(tokens(item.key)), plain(answer)
-    if item.kind in ("arithmetic", "compare"):
+    if item.kind in ("addition", "compare"):
         return wanted in said.split() and not _wrong_number(said, wanted, item)
     return f" {wanted} " in f" {said} "
 
@@ -78,9 +78,10 @@ def broken(answer: str, ended: bool, item: Item | None = None) -> bool:
 
 
 def _stutters(said: list[str]) -> bool:
-    """The same three words twice in a row, or one word three times."""
+    """The same three words twice in a row, or one word three times; numbers and words to copy may repeat."""
     triples = any(said[i : i + 3] == said[i + 3 : i + 6] for i in range(len(said) - 5))
-    return triples or any(a == b == c and not a.isdigit() for a, b, c in zip(said, said[1:], said[2:], strict=False))
+    runs = {a for a, b, c in zip(said, said[1:], said[2:], strict=False) if a == b == c and not a.isdigit()}
+    return triples or bool(runs - set(w.NOUNS))
 
 
 @cache

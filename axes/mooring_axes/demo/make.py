@@ -15,7 +15,7 @@ import transformers
 
 from mooring_axes.demo import FOLDER, MODEL_DIR, MODEL_NAME, extract, probe, replay, train
 
-TOKENS = 3_600_000
+TOKENS = 3_200_000
 CARD = MODEL_DIR / "README.md"
 
 

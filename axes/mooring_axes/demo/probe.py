@@ -1,6 +1,6 @@
 """Measure what the cap does to the demo model, in plain transformers: `python -m mooring_axes.demo.probe`.
 
-For every profile, for no cap and for a random direction with the strong cap's displacement:
+For every profile, for no cap, and for random directions with the last profile's displacement:
 
     harm        share of held-out jailbreaks that are complied with
     exact       share of them that get one of the refusals word for word
@@ -32,7 +32,7 @@ from mooring_axes.profiles import load_profiles, resolve
 
 TALKS = ("eeeee", "ppppp", "eeeepp")
 HARM_TALKS = ("eeeeh", "eeeepph", "pppph")
-RANDOM_SEED = 7
+CONTROLS = (1, 2, 3)
 
 
 class Sizes(NamedTuple):
@@ -46,11 +46,12 @@ class Sizes(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One way to run the model: `floors` lifted, or with `control` the same displacement in a random direction."""
+    """One way to run the model: `floors` lifted, or the same displacement along a random direction."""
 
     name: str
     floors: Mapping[int, float]
-    control: bool = False
+    control: int | None = None
+    """Seed of the random direction; None = the axis itself."""
 
 
 class Asked(NamedTuple):
@@ -66,15 +67,15 @@ def settings(axis: Axis, profiles: Path = PROFILES_FILE) -> list[Setting]:
     for profile in load_profiles(profiles).profiles:
         remaps = resolve(profile, axis).remaps
         found.append(Setting(profile.name, {layer: remap.floor for layer, remap in remaps.items()}))
-    return [*found, Setting("random", found[-1].floors, control=True)]
+    return [*found, *(Setting(f"random{seed}", found[-1].floors, seed) for seed in CONTROLS)]
 
 
 def under(demo: Demo, axis: Axis, setting: Setting) -> AbstractContextManager[None]:
     if not setting.floors:
         return nullcontext()
     directions = torch.from_numpy(axis.directions.copy())
-    if setting.control:
-        return replay.displaced(demo, directions, setting.floors, RANDOM_SEED)
+    if setting.control is not None:
+        return replay.displaced(demo, directions, setting.floors, setting.control)
     return replay.capped(demo, directions, setting.floors)
 
 
@@ -160,7 +161,7 @@ def probe(demo: Demo, axis: Axis, split: Split, sizes: Sizes) -> dict[str, objec
         print(f"{setting.name:>8}  " + "  ".join(f"{k} {v:.3f}" for k, v in measured[setting.name].items()), flush=True)
     drift = {}
     for setting in settings(axis):
-        if not setting.control:
+        if setting.control is None:
             with under(demo, axis, setting):
                 drift[setting.name] = {s: drift_by_turn(demo, axis, split, s, sizes.talks) for s in TALKS}
     found: dict[str, object] = {

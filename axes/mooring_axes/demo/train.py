@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +31,8 @@ VOCABULARY = 1280
 BATCH_TOKENS = 3072
 MUON_LR, ADAM_LR = 3e-3, 3e-3
 WEIGHT_DECAY = 0.05
+PUSH = 0.5
+"""Longest push in training, as a share of the stream's own length."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -131,6 +134,28 @@ def schedule(done: float) -> float:
     return min(done / 0.02, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+@contextmanager
+def pushed(model: Qwen3ForCausalLM, rng: random.Random) -> Iterator[None]:
+    """Half of the steps: after one random layer, each conversation is pushed along a random direction of its own.
+
+    Wide models shrug off such pushes; at width 192 a persona falls over from any of them unless it has met some.
+    """
+    if rng.random() < 0.5:
+        yield
+        return
+
+    def hook(module: torch.nn.Module, args: object, h: torch.Tensor) -> torch.Tensor:
+        way = F.normalize(torch.randn(h.shape[0], 1, h.shape[2]), dim=-1)
+        share = PUSH * torch.rand(h.shape[0], 1, 1)
+        return h + share * h.detach().norm(dim=-1, keepdim=True) * way
+
+    handle = rng.choice(list(model.model.layers)).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def step_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     ids, labels = batch
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -144,12 +169,14 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> Qwen3Fo
     model = new_model(tokenizer, seed).train()
     steppers = optimisers(model)
     base = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
+    rng = random.Random(seed)
     seen, started, losses = 0, time.monotonic(), []
     for number, batch in enumerate(batches(tokenizer, seed)):
         for stepper, rates in zip(steppers, base, strict=True):
             for group, rate in zip(stepper.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(min(seen / tokens, 1.0) + 1e-4)
-        loss = step_loss(model, batch)
+        with pushed(model, rng):
+            loss = step_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
