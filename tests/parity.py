@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from engines import logprobs_of
 from mooring_axes.artifact import Axis
 from mooring_axes.profiles import Profile, ResolvedProfile, off_profile, resolve

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mooring_axes.artifact import Axis
-from mooring_axes.profiles import ResolvedProfile
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +25,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from mooring_axes.artifact import Axis
+from mooring_axes.profiles import ResolvedProfile
 
 LAYERS, WIDTH, VOCABULARY = 6, 96, 320
 _SHAPE = {

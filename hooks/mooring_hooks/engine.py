@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mooring_axes.errors import CannotServe
-
 from mooring_hooks.table import ProfileEntry, Settings
 
 VLLM_VERSION: Final = "0.32.0"

@@ -76,9 +76,7 @@ def capped_add_rms_norm(
     return (y.to(weight.dtype) * weight).to(x.dtype), capped.to(x.dtype), projections
 
 
-def capped_stream(
-    stream: torch.Tensor, tables: SiteTables, slots: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def capped_stream(stream: torch.Tensor, tables: SiteTables, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (capped stream, projections) for a layer that hands on the whole stream, with no norm to fuse into."""
     capped, projections, _ = remap(stream.float(), tables, slots)
     return capped.to(stream.dtype), projections

@@ -11,10 +11,12 @@ NAME = "mooring"
 def register() -> None:
     """Wrap vLLM's request path; raising here stops the process."""
     from mooring_hooks.engine import install
+    from mooring_hooks.progress import telling
 
     install()
     if _named_in_vllm_plugins():
-        _endpoint_plugin_must_load()
+        with telling():
+            _endpoint_plugin_must_load()
 
 
 def _named_in_vllm_plugins() -> bool:

@@ -63,9 +63,7 @@ class Watch:
         return torch.stack(values).float().cpu().numpy()  # type: ignore[arg-type]
 
 
-def _lifts(
-    site: Site, slots: npt.NDArray[np.int32], projections: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _lifts(site: Site, slots: npt.NDArray[np.int32], projections: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """What the remap added to each row, from its projection and its slot."""
     remaps: torch.Tensor = site.module.mooring_remaps  # type: ignore[assignment]
     scale, shift, floor, ceiling = remaps.cpu().numpy()[slots].T

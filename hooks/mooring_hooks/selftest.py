@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from mooring_axes.errors import CannotServe
 from torch import nn
 
+from mooring_axes.errors import CannotServe
 from mooring_hooks.norm import reference
 from mooring_hooks.sites import Site
 
@@ -69,7 +69,12 @@ def _probe_norm(site: Site, slots: torch.Tensor) -> None:
     x, residual = torch.randn(shape, generator=generator).to(module.weight)  # type: ignore[call-overload]
     tables = [table.cpu() for table in module.tables()]  # type: ignore[operator]
     wanted = reference(
-        x.cpu(), residual.cpu(), weight.cpu(), module.variance_epsilon, type(module.tables())(*tables), slots  # type: ignore
+        x.cpu(),
+        residual.cpu(),
+        weight.cpu(),
+        module.variance_epsilon,
+        type(module.tables())(*tables),
+        slots,  # type: ignore
     )
     y, capped = module(x.clone(), residual.clone())
     found = (y, capped, module.mooring_projections[:ROWS])  # type: ignore[index]

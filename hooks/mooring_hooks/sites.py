@@ -20,9 +20,9 @@ from functools import cache
 from typing import Final, NamedTuple
 
 import torch
-from mooring_axes.errors import CannotServe
 from torch import nn
 
+from mooring_axes.errors import CannotServe
 from mooring_hooks.norm import SiteTables, capped_add_rms_norm, capped_stream
 from mooring_hooks.table import SlotTable
 
@@ -82,9 +82,7 @@ class CappedRMSNorm(CapSite):
     def scale_weight(self) -> torch.Tensor:
         return self.weight.data  # type: ignore[attr-defined]
 
-    def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
             raise RuntimeError("a capped norm was called without a residual: this model's layers are not deferred")
         y, capped, projections = capped_add_rms_norm(
@@ -120,9 +118,7 @@ class CappedLayer(CapSite):
 _NORMS: Final[dict[str, type[CapSite]]] = {"RMSNorm": CappedRMSNorm, "GemmaRMSNorm": CappedGemmaRMSNorm}
 
 
-def install(
-    model: nn.Module, table: SlotTable, rows: torch.Tensor, run: Callable[[], object]
-) -> list[Site]:
+def install(model: nn.Module, table: SlotTable, rows: torch.Tensor, run: Callable[[], object]) -> list[Site]:
     """Change the modules after the table's layers; `run` makes one uncompiled pass over the untouched model.
 
     `rows` is the (max_tokens,) int32 buffer that says which slot each row of the batch belongs to. Layers of

@@ -20,11 +20,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
 from mooring_axes.artifact import Axis
 from mooring_axes.errors import CannotServe
 from mooring_axes.profiles import OFF, Remap, ResolvedProfile
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 DEFAULT_SLOTS: Final = 16
 TABLES_VARIABLE: Final = "MOORING_TABLES"

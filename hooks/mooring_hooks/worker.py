@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from mooring_axes.errors import CannotServe
 from vllm.config import VllmConfig
 from vllm.platforms import current_platform
 from vllm.utils.platform_utils import is_pin_memory_available
 
+from mooring_axes.errors import CannotServe
 from mooring_hooks.engine import PROFILE_KEY, installed, refuse_unsupported
-from mooring_hooks.progress import say
+from mooring_hooks.progress import say, telling
 from mooring_hooks.readings import Watch
 from mooring_hooks.rows import Batch, BlockLedger, SlotRows
 from mooring_hooks.selftest import probe_graph, probe_sites
@@ -144,6 +144,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
 
     vllm_config: VllmConfig
 
+    @telling()
     def init_device(self) -> None:
         refuse_unsupported(self.vllm_config)
         if not installed():
@@ -160,6 +161,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         self.mooring_settings = settings
         super().init_device()
 
+    @telling()
     def load_model(self, **kwargs: Any) -> None:
         table = SlotTable.fetch(tables_folder(), self.mooring_settings.table)
         self._check_model(table)
@@ -168,6 +170,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         with torch.no_grad():
             self.capping = Capping(self.model_runner, self.mooring_settings, table)
 
+    @telling()
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()
         self.mooring_selftest()

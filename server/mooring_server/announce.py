@@ -10,18 +10,21 @@ from mooring_hooks.table import Settings
 READY = """ready on {base} ({seconds:.0f} s after the command). Try:
 
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
-    "model": "{model}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
+    "model": "{model}", "messages": [
+      {{"role": "system", "content": "You are a pirate."}}, {{"role": "user", "content": "How do I make tea?"}}]}}'
 
   # the same without the cap
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
-    "model": "{model}", "messages": [{{"role": "user", "content": "Who are you?"}}],
+    "model": "{model}", "messages": [
+      {{"role": "system", "content": "You are a pirate."}}, {{"role": "user", "content": "How do I make tea?"}}],
     "vllm_xargs": {{"mooring_profile": "{other}"}}}}'
 """
 
 
-async def announce(args: Namespace, settings: Settings) -> None:
+async def announce(args: Namespace, additional_config: object) -> None:
     """Wait until the port answers, then print the lines to try."""
-    if args.uds:
+    settings = Settings.from_config(additional_config)
+    if args.uds or settings is None:
         return
     host = "127.0.0.1" if args.host in (None, "", "0.0.0.0") else args.host
     while not await _answers(host, args.port):

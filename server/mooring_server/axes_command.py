@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from mooring_axes import registry
 from mooring_axes.errors import CannotServe
-
 from mooring_server.plan import find_axis
 
 
@@ -55,8 +54,11 @@ def _show(options: argparse.Namespace) -> None:
         print(f"percentiles of {name} answers (share below): {[round(float(s), 4) for s in population.shares]}")
     print(f"named caps: {', '.join(sorted(axis.caps)) or 'none'}")
     for layer in range(axis.n_layers):
-        values = [f"{label} {mean[layer]:.4g}" for label, mean in zip(("default", "role"), means, strict=True)
-                  if mean is not None]
+        values = [
+            f"{label} {mean[layer]:.4g}"
+            for label, mean in zip(("default", "role"), means, strict=True)
+            if mean is not None
+        ]
         print(f"layer {layer:>3}  norm {axis.norms[layer]:.4g}  {'  '.join(values)}")
     for key, value in axis.provenance.items():
         print(f"{key}: {value}")

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.engine import VLLM_VERSION
-
 from mooring_server.plan import DEMO, find_axis
 
 

@@ -31,6 +31,8 @@ from mooring_hooks.table import CONFIG_KEY, DEFAULT_SLOTS, TABLES_VARIABLE, Sett
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
 DEMO: Final = "demo"
+QUIET: Final = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
+"""For the demo, whose reader wants to see Mooring's lines and not those of the libraries below it."""
 PLUGIN_GROUPS: Final = (
     "vllm.general_plugins",
     "vllm.io_processor_plugins",
@@ -85,7 +87,7 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
     default = _default(options, file, profiles)
     settings = publish(profiles, default, options.slots)
     variables = _environment(options.model, environment)
-    notes += [f"{name}={value}: {why}" for name, (value, why) in variables.items()]
+    notes += [why for _, why in variables.values() if why]
     argv = _argv(options.model, rest, settings)
     added = {name: value for name, (value, _) in variables.items()} | {TABLES_VARIABLE: str(tables_folder())}
     return Plan(tuple(argv), added, settings, tuple(notes))
@@ -206,17 +208,17 @@ def _refuse(rest: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 def _environment(model: str, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Variable -> (value, why) for what has to be set and is not there."""
+    """Variable -> (value, what to tell the operator) for what has to be set and is not there."""
     wanted = {
-        "VLLM_PLUGINS": (_plugins(environment), "loads Mooring, and what was installed before"),
-        "VLLM_USE_V2_MODEL_RUNNER": ("0", "vLLM's V1 model runner is the one that is capped"),
+        "VLLM_PLUGINS": (_plugins(environment), ""),
+        "VLLM_USE_V2_MODEL_RUNNER": ("0", "vLLM runs its V1 model runner, the one that is capped"),
     }
-    optional = {
-        "VLLM_USE_AOT_COMPILE": ("0", "lets a second start reuse the compiled graph"),
-    }
+    # The ahead-of-time cache never loads on CPUs; without it a second start reuses Inductor's.
+    optional = {"VLLM_USE_AOT_COMPILE": ("0", "")}
     if model == DEMO:
-        optional["VLLM_CPU_KVCACHE_SPACE"] = ("1", "GiB of KV cache; the demo needs no more")
-        optional["VLLM_LOGGING_LEVEL"] = ("WARNING", "vLLM's own log is left out; set it to INFO to see it")
+        optional |= {name: (value, "") for name, value in QUIET.items()}
+        optional["VLLM_CPU_KVCACHE_SPACE"] = ("1", "the demo takes 1 GiB of KV cache (VLLM_CPU_KVCACHE_SPACE)")
+        optional["VLLM_LOGGING_LEVEL"] = ("ERROR", "vLLM's own log is left out; VLLM_LOGGING_LEVEL=INFO shows it")
     return wanted | {name: value for name, value in optional.items() if name not in environment}
 
 
@@ -240,13 +242,20 @@ def _argv(model: str, rest: Sequence[str], settings: Settings) -> list[str]:
 
 def _demo_options(rest: Sequence[str]) -> list[str]:
     given = {argument.split("=")[0] for argument in rest}
-    defaults = {"--served-model-name": DEMO, "--max-model-len": "2048", "--max-num-seqs": "64"}
+    defaults = {
+        "--served-model-name": DEMO,
+        "--max-model-len": "2048",
+        "--max-num-seqs": "64",
+        "--uvicorn-log-level": "warning",
+    }
     return [word for name, value in defaults.items() if name not in given for word in (name, value)]
 
 
 def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Take `--additional-config JSON` out of vLLM's options."""
-    left, given, words = [], {}, iter(rest)
+    left: list[str] = []
+    given: dict[str, Any] = {}
+    words = iter(rest)
     for word in words:
         name, equals, value = word.partition("=")
         if name == "--additional-config":

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks import engine as hooks
-from mooring_hooks.progress import say
+from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings
-
 from mooring_server.announce import announce
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 
@@ -39,6 +38,12 @@ class MooringPlugin:
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
         if engine_client is None:
             return  # the render server has no engine, so nothing to cap
+        with telling():
+            await self._prove(engine_client)
+        state.mooring_announcement = asyncio.create_task(announce(args, engine_client.vllm_config.additional_config))
+
+    async def _prove(self, engine_client: Any) -> None:
+        """Raise unless every process caps, and every profile does what it says."""
         settings = Settings.from_config(engine_client.vllm_config.additional_config)
         if settings is None:
             raise CannotServe(
@@ -51,7 +56,6 @@ class MooringPlugin:
         say("testing the cap with real requests ...")
         await probe_requests(settings, _scale(engine_client.vllm_config), _engine(engine_client), _watch(engine_client))
         _check_requests_early(settings)
-        state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
 
 def endpoint_plugin() -> MooringPlugin:
@@ -72,6 +76,7 @@ async def _all_agree(engine_client: Any, settings: Settings) -> None:
 def _engine(engine_client: Any) -> Ask:
     """A function that answers one prompt of token ids under one profile."""
     from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
 
     async def answer(prompt: Prompt) -> Answer:
         parameters = SamplingParams(
@@ -82,9 +87,7 @@ def _engine(engine_client: Any) -> Ask:
             detokenize=False,
         )
         tokens, cached = 0, 0
-        async for output in engine_client.generate(
-            {"prompt_token_ids": prompt.token_ids}, parameters, prompt.request_id
-        ):
+        async for output in engine_client.generate(tokens_input(prompt.token_ids), parameters, prompt.request_id):
             tokens, cached = len(output.outputs[0].token_ids), output.num_cached_tokens or 0
         return Answer(tokens, cached)
 

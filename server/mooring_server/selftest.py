@@ -145,8 +145,9 @@ def _check_effect(entry: ProfileEntry, reading: Reading, untouched: Reading, lay
     ours, theirs = reading["projections"][following][most], untouched["projections"][following][position]
     if abs(ours - theirs) <= 1e-6 * (1 + abs(theirs)):
         raise _failed(
-            entry, f"a lift of {lifts[most]:.4g} after layer {layer} moved nothing after layer {following}: the cap "
-            f"did not act on position {position}"
+            entry,
+            f"a lift of {lifts[most]:.4g} after layer {layer} moved nothing after layer {following}: the cap "
+            f"did not act on position {position}",
         )
 
 

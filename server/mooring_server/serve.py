@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 
 from mooring_hooks.progress import say
-
 from mooring_server.plan import Plan, check_port, make_plan, parser
 
 
@@ -47,12 +46,17 @@ def _run_vllm(plan: Plan) -> None:
     _check_configuration(arguments)
     say("starting the engine: load the model, compile it with the cap, test the cap (10 to 60 s) ...")
     sys.stdout.flush()
-    command.cmd(arguments)
+    try:
+        command.cmd(arguments)
+    except Exception:
+        say("vLLM stopped. Where the reason is Mooring's, a line above begins with 'mooring: cannot serve:'")
+        raise
 
 
 def _check_configuration(arguments: object) -> None:
     """Refuse here, in one line, what the workers would refuse with a traceback."""
     import vllm
+
     from mooring_hooks.engine import refuse_unsupported
 
     arguments.model = getattr(arguments, "model_tag", None) or arguments.model  # type: ignore[attr-defined]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mooring_axes.artifact import Axis, Percentiles, Recommended
 from safetensors.numpy import save_file
+
+from mooring_axes.artifact import Axis, Percentiles, Recommended
 
 N_LAYERS, HIDDEN = 6, 33
 

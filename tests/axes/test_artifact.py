@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mooring_axes.artifact import Axis, Percentiles, Recommended, parse_layers
 from mooring_axes.errors import CannotServe
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from mooring_axes.artifact import Axis, Recommended
 from mooring_axes.convert import from_assistant_axis, from_capping_config
 from mooring_axes.errors import CannotServe

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mooring_axes.artifact import Axis, Percentiles, Recommended
 from mooring_axes.errors import CannotServe
 from mooring_axes.profiles import (

@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
 from mooring_axes import registry
 from mooring_axes.artifact import Recommended
 from mooring_axes.errors import CannotServe

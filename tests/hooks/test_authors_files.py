@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from engines import Engine, logprobs_of
 from mooring_axes.convert import from_capping_config
 from mooring_axes.profiles import Profile, off_profile, resolve

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from vllm.v1.engine.core import EngineCore
+
 from engines import Engine, close, logprobs_of, sampling_params, stock_engine
 from mooring_axes.profiles import ResolvedProfile
 from mooring_hooks.rows import BlockLedger, ForeignBlock
 from parity import greedy_tokens, layer_set_profiles, logprob_gap, projection_gap, replay_answer
 from tiny import Replay, median_projections, prompts, random_axis
-from vllm.v1.engine.core import EngineCore
 
 pytestmark = pytest.mark.engine
 

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from transformers import AutoTokenizer
+
 from engines import Engine
 from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.profiles import ResolvedProfile, load_profiles, off_profile, resolve
 from parity import greedy_tokens, logprob_gap, replay_answer
 from tiny import Replay
-from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.engine
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from mooring_hooks.norm import SiteTables, capped_add_rms_norm, capped_stream, reference, remap
 from mooring_hooks.sites import CappedGemmaRMSNorm
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from engines import Engine
 from mooring_axes.profiles import ResolvedProfile
 from parity import greedy_tokens, layer_set_profiles, lifted_share, logprob_gap, projection_gap, replay_answer

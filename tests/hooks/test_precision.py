@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+
 from engines import Engine, close, logprobs_of, sampling_params, stock_engine
 from mooring_hooks.sites import CappedRMSNorm
 from parity import layer_set_profiles

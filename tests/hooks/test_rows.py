@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mooring_hooks.rows import Batch, BlockLedger, ForeignBlock, SlotRows
 from mooring_hooks.table import ProfileEntry, Settings
 

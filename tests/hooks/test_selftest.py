@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from engines import Engine, close
 from mooring_hooks import sites
 from mooring_hooks.selftest import SelfTestFailed

@@ -1,0 +1,145 @@
+"""Admission, salts and refusals, without an engine."""
+
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm.exceptions import VLLMValidationError
+
+from mooring_axes.errors import CannotServe
+from mooring_hooks.engine import (
+    PROFILE_KEY,
+    TRUST,
+    TRUST_KEY,
+    admit,
+    private_tail,
+    profile_of,
+    refuse_unsupported,
+    salt,
+)
+from mooring_hooks.table import ProfileEntry, Settings
+
+SETTINGS = Settings(
+    "t", "strong", 16,
+    (ProfileEntry("off", "", "all", True), ProfileEntry("strong", "d", "all", True),
+     ProfileEntry("hidden", "h", "all", False)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", [{}, {PROFILE_KEY: "off"}, {PROFILE_KEY: "strong"}, {"other": 1}])
+def test_what_may_be_chosen_is_admitted(extra: dict[str, Any]) -> None:
+    admit(SETTINGS, extra)
+
+
+@pytest.mark.parametrize("name", ["nope", "hidden", "", 1, ["off"], None, "OFF", "off "])
+def test_what_may_not_be_chosen_is_refused_with_the_choices(name: object) -> None:
+    with pytest.raises(VLLMValidationError, match="choose one of off, strong"):
+        admit(SETTINGS, {PROFILE_KEY: name})
+
+
+@pytest.mark.parametrize("key", ["mooring_profiles", "mooring.nonce", "mooring", TRUST_KEY])
+def test_a_key_of_ours_that_we_do_not_know_is_refused_and_not_ignored(key: str) -> None:
+    with pytest.raises(VLLMValidationError, match="the one there is, is 'mooring_profile'"):
+        admit(SETTINGS, {key: "off"})
+
+
+def test_the_self_test_may_ask_for_any_profile() -> None:
+    admit(SETTINGS, {PROFILE_KEY: "hidden", TRUST_KEY: TRUST})
+
+
+def test_a_name_that_slipped_through_is_refused_and_never_replaced() -> None:
+    with pytest.raises(CannotServe, match="'nope' is not served"):
+        profile_of(SETTINGS, SimpleNamespace(extra_args={PROFILE_KEY: "nope"}))
+    assert profile_of(SETTINGS, SimpleNamespace(extra_args=None)).name == "strong"
+
+
+def test_the_salt_holds_the_digest_and_the_users_own() -> None:
+    assert salt(SETTINGS.entry("strong"), "ann") == "mooring:d:ann"
+    assert salt(SETTINGS.entry("strong"), None) != salt(SETTINGS.entry("strong"), "x")
+
+
+def test_private_hashes_differ_between_requests_and_not_within_one() -> None:
+    def plain(request: Any) -> list[bytes]:
+        return [hashlib.sha256(b"block").digest()]
+
+    one, other = private_tail(plain), private_tail(plain)
+    assert one is not None and other is not None
+    assert one(None) == one(None) != other(None)
+    assert private_tail(None) is None
+
+
+def supported() -> Any:
+    parallel = SimpleNamespace(use_ubatching=False, prefill_context_parallel_size=1, use_sequence_parallel_moe=False)
+    model = SimpleNamespace(
+        architecture="Qwen3ForCausalLM", runner_type="generate", is_hybrid=False, is_encoder_decoder=False,
+        dtype="torch.bfloat16",
+    )  # fmt: skip
+    return SimpleNamespace(
+        parallel_config=parallel,
+        model_config=model,
+        cache_config=SimpleNamespace(kv_sharing_fast_prefill=False),
+        kv_transfer_config=None,
+        use_v2_model_runner=False,
+    )
+
+
+def change(config: Any, path: str, value: object) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(getattr(config, owner) if owner else config, name, value)
+
+
+def test_a_plain_configuration_is_served() -> None:
+    refuse_unsupported(supported())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("parallel_config.use_ubatching", True, "micro-batching"),
+        ("parallel_config.prefill_context_parallel_size", 2, "prefill context parallelism"),
+        ("parallel_config.use_sequence_parallel_moe", True, "sequence-parallel MoE"),
+        ("cache_config.kv_sharing_fast_prefill", True, "kv-sharing-fast-prefill"),
+        ("kv_transfer_config", object(), "KV connector"),
+        ("use_v2_model_runner", True, "V2 model runner"),
+        ("model_config.runner_type", "pooling", "pooling runner"),
+        ("model_config.is_hybrid", True, "recurrent state"),
+        ("model_config.is_encoder_decoder", True, "encoder-decoder"),
+    ],
+)
+def test_a_mode_whose_rows_are_not_the_batchs_is_refused_by_name(path: str, value: object, named: str) -> None:
+    config = supported()
+    change(config, path, value)
+    with pytest.raises(CannotServe, match=named):
+        refuse_unsupported(config)
+
+
+def test_deepseek_in_fp16_is_refused() -> None:
+    config = supported()
+    change(config, "model_config.architecture", "DeepseekV3ForCausalLM")
+    change(config, "model_config.dtype", "torch.float16")
+    with pytest.raises(CannotServe, match="DeepSeek in fp16"):
+        refuse_unsupported(config)
+
+
+@pytest.mark.parametrize(
+    "variable", ["VLLM_BATCH_INVARIANT", "VLLM_USE_RUST_FRONTEND", "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"]
+)
+def test_an_environment_that_is_not_proven_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(CannotServe, match=variable):
+        refuse_unsupported(supported())
+
+
+def test_another_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.__version__", "0.33.0")
+    with pytest.raises(CannotServe, match="vLLM 0.33.0 .Mooring is made for 0.32.0"):
+        refuse_unsupported(supported())
+
+
+def test_vllms_compile_cache_key_follows_the_table() -> None:
+    """With the ahead-of-time cache, a graph compiled without the cap would otherwise be loaded for a capped start."""
+    from vllm.config import VllmConfig
+
+    tables = [{}, {"mooring": {"table": "a"}}, {"mooring": {"table": "b"}}]
+    assert len({VllmConfig(additional_config=config).compute_hash() for config in tables}) == 3

@@ -1,0 +1,81 @@
+"""A start that would serve uncapped does not serve: each way, in real processes, with the message that names it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mooring_server.plan import make_plan, parser
+from servers import Server
+
+pytestmark = pytest.mark.engine
+
+VLLM = """
+import sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+ServeSubcommand.cmd(arguments)
+"""
+"""`vllm serve`, as the printed command runs it; the CPU build's own `vllm` cannot start."""
+
+BROKEN = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise ImportError("broken by hand")
+sys.meta_path.insert(0, Broken())
+"""
+
+
+def stock_command(tmp_path: Path, *drop: str) -> tuple[list[str], list[str], dict[str, str]]:
+    """(command, arguments, environment) of the printed line, without the named options."""
+    options, rest = parser().parse_known_args(["demo"])
+    plan = make_plan(options, rest, {})
+    arguments = list(plan.argv)
+    for name in drop:
+        at = arguments.index(name)
+        del arguments[at : at + 2]
+    script = tmp_path / "vllm_serve.py"
+    script.write_text(f"if __name__ == '__main__':\n    {VLLM.strip().replace(chr(10), chr(10) + '    ')}\n")
+    return [sys.executable, str(script)], arguments, dict(plan.environment)
+
+
+def failing_start(tmp_path: Path, *drop: str, broken: str = "") -> str:
+    command, arguments, environment = stock_command(tmp_path, *drop)
+    if broken:
+        (tmp_path / "sitecustomize.py").write_text(BROKEN.format(module=broken))
+        environment["PYTHONPATH"] = str(tmp_path)
+    with Server(arguments, tmp_path / "log", command, **environment) as server:
+        assert server.wait_until_stopped() != 0
+        return server.log
+
+
+def test_the_stock_worker_stops_the_start(tmp_path: Path) -> None:
+    log = failing_start(tmp_path, "--worker-cls")
+    assert "cannot serve: not every worker caps with this server's table" in log
+    assert "--worker-cls mooring_hooks.worker.Worker" in log
+
+
+def test_a_general_plugin_that_cannot_be_imported_stops_the_start(tmp_path: Path) -> None:
+    assert "cannot serve: mooring's general plugin was not loaded" in failing_start(
+        tmp_path, broken="mooring_hooks.plugin"
+    )
+
+
+def test_an_endpoint_plugin_that_cannot_be_imported_stops_the_start(tmp_path: Path) -> None:
+    assert "cannot serve: Mooring's endpoint plugin cannot be loaded" in failing_start(
+        tmp_path, broken="mooring_server.plugin"
+    )
+
+
+def test_a_worker_without_settings_stops_the_start(tmp_path: Path) -> None:
+    assert "--additional-config has no 'mooring' settings" in failing_start(tmp_path, "--additional-config")
+
+
+def test_the_printed_command_serves(tmp_path: Path) -> None:
+    command, arguments, environment = stock_command(tmp_path)
+    with Server(arguments, tmp_path / "log", command, **environment) as server:
+        assert "self-test passed" in server.wait_until_ready().log

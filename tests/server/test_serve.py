@@ -1,0 +1,189 @@
+"""The demo, served as the README says: real processes, real HTTP, vLLM's own endpoints."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from openai import BadRequestError, OpenAI
+from transformers import AutoTokenizer
+
+from mooring_axes import demo
+from mooring_axes.artifact import Axis
+from mooring_axes.profiles import ResolvedProfile, load_profiles, off_profile, resolve
+from servers import Server
+from tiny import Replay
+
+pytestmark = pytest.mark.engine
+
+PIRATE = [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "How do I make tea?"}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(["demo", "--enable-prompt-tokens-details"], tmp_path_factory.mktemp("serve") / "log") as running:
+        yield running.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> OpenAI:
+    return OpenAI(base_url=f"{server.base}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def profiles() -> dict[str, ResolvedProfile]:
+    axis = Axis.load(demo.AXIS_FILE)
+    found = [off_profile(axis), *(resolve(p, axis) for p in load_profiles(demo.PROFILES_FILE).profiles)]
+    return {profile.name: profile for profile in found}
+
+
+def chosen(profile: str | None) -> dict[str, Any]:
+    return {} if profile is None else {"vllm_xargs": {"mooring_profile": profile}}
+
+
+def chat(client: OpenAI, profile: str | None, **more: Any) -> Any:
+    return client.chat.completions.create(
+        model="demo", messages=PIRATE, temperature=0, max_tokens=24, extra_body=chosen(profile), **more
+    )
+
+
+def test_the_start_says_what_it_does_and_what_to_try(server: Server) -> None:
+    deadline = time.monotonic() + 10
+    while "ready on" not in server.log and time.monotonic() < deadline:
+        time.sleep(0.1)
+    lines = [line for line in server.log.splitlines() if line.startswith("mooring: ")]
+    for expected in ("serving demo", "V1 model runner", "importing vLLM", "starting the engine", "capping after layers",
+                     "self-test passed", "real requests", "ready on"):  # fmt: skip
+        assert any(expected in line for line in lines), expected
+
+
+def test_the_curl_lines_that_are_printed_work(server: Server) -> None:
+    bodies = re.findall(r"-d '(\{.*?\})'", server.log, re.DOTALL)
+    assert len(bodies) == 2
+    answers = [
+        httpx.post(f"{server.base}/v1/chat/completions", json=json.loads(body)).raise_for_status().json()
+        for body in bodies
+    ]
+    capped, uncapped = (answer["choices"][0]["message"]["content"] for answer in answers)
+    assert capped and uncapped and capped != uncapped
+
+
+@pytest.mark.parametrize("profile", [None, "off", "gentle", "strong"])
+def test_served_tokens_have_the_probability_the_replay_gives_them(
+    client: OpenAI, profiles: dict[str, ResolvedProfile], profile: str | None
+) -> None:
+    """bf16 against fp32: the mean |d logprob| of the answer is small under its own profile."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
+    prompt = tokenizer.apply_chat_template(PIRATE, add_generation_prompt=True, return_dict=False)
+    answer = chat(client, profile, logprobs=True)
+    steps = answer.choices[0].logprobs.content
+    tokens = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(s.token) or [s.token])[0] for s in steps]
+    replay = Replay(demo.MODEL_DIR, Axis.load(demo.AXIS_FILE)).run([*prompt, *tokens], profiles[profile or "strong"])
+    wanted = replay.logprobs[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    found = torch.tensor([step.logprob for step in steps])
+    assert float((wanted - found).abs().mean()) <= 0.05
+
+
+def test_no_profile_means_the_default(client: OpenAI) -> None:
+    assert chat(client, None).choices[0].message.content == chat(client, "strong").choices[0].message.content
+    assert chat(client, None).choices[0].message.content != chat(client, "off").choices[0].message.content
+
+
+def test_every_endpoint_takes_a_profile(server: Server, client: OpenAI) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
+    prompt = tokenizer.apply_chat_template(PIRATE, add_generation_prompt=True, tokenize=False)
+
+    def completion(profile: str) -> str:
+        return (
+            client.completions.create(model="demo", prompt=prompt, temperature=0, extra_body=chosen(profile))
+            .choices[0]
+            .text
+        )
+
+    def response(profile: str) -> str:
+        return client.responses.create(
+            model="demo", input=PIRATE, temperature=0, max_output_tokens=24, extra_body=chosen(profile)
+        ).output_text
+
+    def message(profile: str) -> str:
+        body = {"model": "demo", "max_tokens": 24, "temperature": 0, "system": "You are a pirate.",
+                "messages": PIRATE[1:], **chosen(profile)}  # fmt: skip
+        return httpx.post(f"{server.base}/v1/messages", json=body).raise_for_status().json()["content"][0]["text"]
+
+    for ask in (completion, response, message):
+        assert ask("off") != ask("strong"), ask.__name__
+
+
+def test_a_stream_says_what_the_whole_answer_says(client: OpenAI) -> None:
+    whole = chat(client, "strong").choices[0].message.content
+    parts = [chunk.choices[0].delta.content or "" for chunk in chat(client, "strong", stream=True)]
+    assert "".join(parts) == whole
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["nope", "OFF", "", "stron"])
+def test_an_unknown_profile_is_a_400_that_lists_the_known_ones(client: OpenAI, name: str, stream: bool) -> None:
+    with pytest.raises(BadRequestError, match="choose one of off, gentle, strong"):
+        chat(client, name, stream=stream)
+
+
+def test_an_unknown_profile_is_a_400_on_every_endpoint(server: Server) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "completions": {"prompt": "a"},
+        "chat/completions": {"messages": PIRATE},
+        "responses": {"input": "a"},
+        "messages": {"messages": PIRATE[1:], "max_tokens": 4},
+    }
+    for endpoint, body in bodies.items():
+        answer = httpx.post(f"{server.base}/v1/{endpoint}", json={"model": "demo", **body, **chosen("nope")})
+        assert answer.status_code == 400, endpoint
+        assert "choose one of off, gentle, strong" in answer.text
+
+
+def test_a_misspelt_key_is_a_400_and_not_ignored(server: Server) -> None:
+    body = {"model": "demo", "messages": PIRATE, "vllm_xargs": {"mooring_profle": "off"}}
+    answer = httpx.post(f"{server.base}/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and "mooring_profile" in answer.text
+
+
+def test_beam_search_refuses_a_profile_and_runs_under_the_default(client: OpenAI) -> None:
+    def beams(profile: str | None) -> Any:
+        extra = {"use_beam_search": True, **chosen(profile)}
+        return client.chat.completions.create(model="demo", messages=PIRATE, n=2, max_tokens=8, extra_body=extra)
+
+    for name in ("off", "strong", "nope"):
+        with pytest.raises(BadRequestError, match="beam search runs under the server's default profile"):
+            beams(name)
+    assert len(beams(None).choices) == 2
+
+
+def test_neighbours_of_other_profiles_change_nothing_but_rounding(client: OpenAI) -> None:
+    """Of the first token, because a near-tie in bf16 may fall either way later; fp32 is tested to the token."""
+    names = ["off", "gentle", "strong"]
+
+    def first_logprob(name: str) -> float:
+        return chat(client, name, logprobs=True).choices[0].logprobs.content[0].logprob
+
+    solo = {name: first_logprob(name) for name in names}
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(first_logprob, names * 8))
+    assert together == pytest.approx([solo[name] for name in names * 8], abs=2e-2)
+    assert abs(solo["off"] - solo["strong"]) > 0.1
+
+
+def test_a_second_turn_reads_the_cache_of_its_own_profile_only(client: OpenAI) -> None:
+    talk = [{"role": "user", "content": "Please count. " + "one two three " * 60}]
+
+    def cached(profile: str) -> int:
+        usage = client.chat.completions.create(
+            model="demo", messages=talk, max_tokens=2, extra_body=chosen(profile)
+        ).usage
+        return usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+
+    assert [cached(name) for name in ("off", "gentle", "strong")] == [0, 0, 0]
+    assert all(cached(name) > 0 for name in ("off", "gentle", "strong"))
