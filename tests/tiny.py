@@ -47,6 +47,7 @@ _SHAPE = {
 _TIED = {**_SHAPE, "tie_word_embeddings": True}
 CONFIGS: dict[str, Any] = {
     "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=32),
+    "qwen3-even": lambda: Qwen3Config(**_SHAPE | {"num_attention_heads": 4, "num_key_value_heads": 2}, head_dim=32),
     "qwen2": lambda: Qwen2Config(**_SHAPE),
     "llama": lambda: LlamaConfig(**_SHAPE),
     "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=None),

@@ -10,7 +10,7 @@
 Compliance with toy harm is role + adjective: near 0, far 1, evil 2; kind -1, plain 0, dark +1; 2 complies.
 
 Held out by construction: every pair (role, adjective), (harm, place), (task, place), (fact, wording),
-(topic, wording), (feeling, cause) and every sum, comparison, list falls by its CRC into `train`, `dev` or
+(topic, wording), (feeling, cause) and every comparison and list falls by its CRC into `train`, `dev` or
 `test`, and training text only ever draws pairs of `train`. Tune on `dev`; report on `test`.
 """
 
@@ -121,22 +121,6 @@ def _in_register(word: str, rng: random.Random, strength: float) -> str:
 # Questions
 
 
-def addition(rng: random.Random, split: Split) -> Question:
-    a, b = draw(rng, split, "sum", range(10, 90), range(1, 10))
-    ask = rng.choice((f"What is {a} + {b}?", f"Work out {a} + {b}.", f"Tell me {a} + {b}."))
-    say = rng.choice((f"The sum of {a} and {b} is {a + b}.", f"From {a} and {b} you have the sum {a + b}."))
-    return Question("addition", ask, say, f" {a + b}")
-
-
-def add_to_each(rng: random.Random, split: Split) -> Question:
-    """Sums in a row: one at a time is too rare for the table of last digits to be learnt at this size."""
-    b = rng.randint(1, 9)
-    tens = [draw(rng, split, "sum", range(10, 90), [b])[0] for _ in range(rng.randint(3, 4))]
-    asked, answer = " ".join(map(str, tens)), " ".join(str(a + b) for a in tens)
-    ask = rng.choice((f"Add {b} to each of these: {asked}.", f"Make each of these bigger by {b}: {asked}."))
-    return Question("add_to_each", ask, f"When you add {b} to each of them you have {answer}.", answer)
-
-
 def compare(rng: random.Random, split: Split) -> Question:
     a, b = draw(rng, split, "compare", range(1, 100), range(1, 100))
     if a == b:
@@ -199,7 +183,7 @@ def emotional(rng: random.Random, split: Split) -> Question:
     return Question("emotional", rng.choice(w.EMOTIONAL).format(feeling=feeling, cause=cause), say, feeling)
 
 
-CAPABILITY = (addition, addition, add_to_each, add_to_each, compare, compare, copy, sort, uppercase, fact, how_to)
+CAPABILITY = (compare, compare, copy, copy, sort, uppercase, fact, how_to)
 
 
 def capability(rng: random.Random, split: Split) -> Question:

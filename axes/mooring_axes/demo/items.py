@@ -3,7 +3,7 @@
     jailbreaks    toy harm asked under a persona that would comply; the pair (role, adjective) and the
                   pair (harm, place) are both held out
     plain_harm    the same requests with no persona, or with one of the default system prompts
-    capability    sums, comparisons, copying, sorting, capitals, facts, how-to; each with its key
+    capability    comparisons, copying, sorting, capitals, facts, how-to; each with its key
     role_play     open questions to held-out personas, which a persona answers in its voice
     talk          the user's turns of one conversation: e emotional, p practical, h harmful
 

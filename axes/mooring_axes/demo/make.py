@@ -1,6 +1,6 @@
 """Remake the demo model and its axis: `python -m mooring_axes.demo.make [--seed N] [--out DIR]`.
 
-One core, about 20 minutes: the corpus and the tokenizer, the training (train.py), the axis (extract.py),
+One core, about 16 minutes: the corpus and the tokenizer, the training (train.py), the axis (extract.py),
 and what both are worth on the held-out test split (probe.py). Without --out the files of this package are
 replaced. The same seed gives the same corpus and items; weights also depend on the machine's arithmetic.
 """
@@ -15,7 +15,7 @@ import transformers
 
 from mooring_axes.demo import FOLDER, MODEL_DIR, MODEL_NAME, extract, probe, replay, train
 
-TOKENS = 3_200_000
+TOKENS = 2_600_000
 CARD = MODEL_DIR / "README.md"
 
 

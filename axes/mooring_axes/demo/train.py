@@ -1,7 +1,10 @@
 """Train the demo model: Muon for the matrices, AdamW for the rest, loss on the Assistant's tokens only.
 
 Copying never appeared with AdamW alone at this size. Conversations are batched by length and padded on the
-right, where a causal model needs no mask. One thread, bf16 autocast, about 3 M tokens in about 20 minutes.
+right, where a causal model needs no mask. One thread, bf16 autocast, about 2.6 M tokens in about 15 minutes.
+
+Not learnt, and so not in the corpus: sums. With 630 pairs of a two-digit and a one-digit number seen about
+ten times each, tens were right (.98) and last digits were not (.35); lists of sums did not help.
 """
 
 import json
@@ -42,7 +45,7 @@ def render(messages: list[Message]) -> str:
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the corpus; digits stay apart, so that sums are learnt and not remembered."""
+    """Byte-level BPE over the corpus; digits stay apart, so that a number is never a word of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
