@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from servers import Server
 
 ROOT = Path(__file__).parents[1]

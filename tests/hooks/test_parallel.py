@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from engines import Engine
 from parity import greedy_tokens, layer_set_profiles, logprob_gap, replay_answer
 from tiny import Replay, median_projections, prompts, random_axis

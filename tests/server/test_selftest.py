@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from mooring_axes.errors import CannotServe
 from mooring_hooks.table import ProfileEntry, Settings
 from mooring_server.selftest import Answer, Prompt, Scale, Watch, probe_requests
