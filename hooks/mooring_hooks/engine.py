@@ -154,6 +154,10 @@ def refuse_unsupported(config: Any) -> None:
         "a KV connector (--kv-transfer-config): its blocks are not proven to carry the salt": (
             config.kv_transfer_config is not None
         ),
+        "speculative decoding under async scheduling, where the host's positions are guesses "
+        "(add --no-async-scheduling)": (
+            config.speculative_config is not None and bool(config.scheduler_config.async_scheduling)
+        ),
         "a model with recurrent state": model.is_hybrid,
         "an encoder-decoder model": model.is_encoder_decoder,
         "DeepSeek in fp16, which rescales its residual (use --dtype bfloat16)": (

@@ -1,16 +1,18 @@
 """`mooring serve`: make the plan, then run stock vLLM with it in this process."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
+from mooring_axes.errors import CannotServe
 from mooring_hooks.progress import say
 from mooring_server.plan import Plan, check_port, make_plan, parser
 
 
 def serve(arguments: Sequence[str]) -> None:
     """Serve until stopped; raise CannotServe before anything starts if something is wrong."""
-    options, rest = parser().parse_known_args(list(arguments))
+    options, rest = split(arguments)
     plan = make_plan(options, rest, os.environ)
     if options.print_command:
         print(plan.command())
@@ -19,6 +21,14 @@ def serve(arguments: Sequence[str]) -> None:
     _describe(options.model, plan)
     os.environ.update(plan.environment)
     _run_vllm(plan)
+
+
+def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(Mooring's options, vLLM's). The model comes first: the value of an unknown option could pass for it."""
+    first = arguments[0] if arguments else ""
+    if first.startswith("-") and first not in ("-h", "--help"):
+        raise CannotServe(f"the model comes first, and {first!r} is an option: mooring serve MODEL {first} ...")
+    return parser().parse_known_args(list(arguments))
 
 
 def _describe(model: str, plan: Plan) -> None:

@@ -80,6 +80,8 @@ def supported() -> Any:
         model_config=model,
         cache_config=SimpleNamespace(kv_sharing_fast_prefill=False),
         kv_transfer_config=None,
+        speculative_config=None,
+        scheduler_config=SimpleNamespace(async_scheduling=True),
         use_v2_model_runner=False,
     )
 
@@ -101,6 +103,7 @@ def test_a_plain_configuration_is_served() -> None:
         ("parallel_config.use_sequence_parallel_moe", True, "sequence-parallel MoE"),
         ("cache_config.kv_sharing_fast_prefill", True, "kv-sharing-fast-prefill"),
         ("kv_transfer_config", object(), "KV connector"),
+        ("speculative_config", object(), "speculative decoding under async scheduling"),
         ("use_v2_model_runner", True, "V2 model runner"),
         ("model_config.runner_type", "pooling", "pooling runner"),
         ("model_config.is_hybrid", True, "recurrent state"),

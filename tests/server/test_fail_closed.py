@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mooring_server.plan import make_plan, parser
+from mooring_server.plan import make_plan
+from mooring_server.serve import split
 from servers import Server
 
 pytestmark = pytest.mark.engine
@@ -32,7 +33,7 @@ sys.meta_path.insert(0, Broken())
 
 def stock_command(tmp_path: Path, *drop: str) -> tuple[list[str], list[str], dict[str, str]]:
     """(command, arguments, environment) of the printed line, without the named options."""
-    options, rest = parser().parse_known_args(["demo"])
+    options, rest = split(["demo"])
     plan = make_plan(options, rest, {})
     arguments = list(plan.argv)
     for name in drop:

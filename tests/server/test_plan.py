@@ -15,7 +15,8 @@ import torch
 from mooring_axes import demo
 from mooring_axes.errors import CannotServe
 from mooring_server.cli import run
-from mooring_server.plan import Plan, check_port, make_plan, parser
+from mooring_server.plan import Plan, check_port, make_plan
+from mooring_server.serve import split
 from servers import mooring, plain_environment
 from tiny import random_axis
 
@@ -50,7 +51,7 @@ GOOD = 'default: capped\nprofiles:\n  - {name: capped, layers: "2:4", floor: 0.5
 
 
 def plan(*arguments: object, **environment: str) -> Plan:
-    options, rest = parser().parse_known_args(list(map(str, arguments)))
+    options, rest = split(list(map(str, arguments)))
     return make_plan(options, rest, environment)
 
 
@@ -71,6 +72,11 @@ def test_the_printed_command_is_what_a_shell_can_run(model: Path, axis: Path, pr
     assert words[start : start + 3] == ["vllm", "serve", str(model)]
     assert all("=" in word for word in words[:start])
     assert any(word.startswith("MOORING_TABLES=") for word in words[:start])
+
+
+def test_the_model_comes_first_so_that_no_options_value_passes_for_it() -> None:
+    with pytest.raises(CannotServe, match="the model comes first(.|\n)*mooring serve MODEL --max-model-len"):
+        plan("--max-model-len", "512", "demo")
 
 
 def test_the_demo_needs_nothing_else() -> None:
