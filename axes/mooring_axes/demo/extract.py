@@ -23,7 +23,7 @@ from mooring_axes.demo.replay import Demo
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 CAPPED_LAYERS = "4:7"
-FLOOR = "default_mean-0.25gap"
+FLOOR = "default_p25"
 MONITORED_LAYER = 3
 MONITOR_AUC = 0.95
 ANSWERS = 400
