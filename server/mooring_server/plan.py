@@ -27,6 +27,7 @@ from mooring_axes.profiles import (
     resolve,
 )
 from mooring_hooks.table import CONFIG_KEY, DEFAULT_SLOTS, TABLES_VARIABLE, Settings, publish, tables_folder
+from mooring_server.choice import aliases
 
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
@@ -236,19 +237,37 @@ def _argv(model: str, rest: Sequence[str], settings: Settings) -> list[str]:
     if CONFIG_KEY in given:
         raise CannotServe(f"--additional-config may not hold the key {CONFIG_KEY!r}: Mooring writes it")
     config = json.dumps(given | {CONFIG_KEY: settings.to_json()}, separators=(",", ":"))
+    rest, names = _split_served_names(rest)
+    names = names or [model]
     served = [str(demo.MODEL_DIR), *_demo_options(rest)] if model == DEMO else [model]
-    return [*served, *rest, "--worker-cls", WORKER, "--additional-config", config]
+    named = ["--served-model-name", *names, *aliases(settings, names)]
+    return [*served, *rest, *named, "--worker-cls", WORKER, "--additional-config", config]
 
 
 def _demo_options(rest: Sequence[str]) -> list[str]:
     given = {argument.split("=")[0] for argument in rest}
     defaults = {
-        "--served-model-name": DEMO,
         "--max-model-len": "2048",
         "--max-num-seqs": "64",
         "--uvicorn-log-level": "warning",
     }
     return [word for name, value in defaults.items() if name not in given for word in (name, value)]
+
+
+def _split_served_names(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take `--served-model-name NAME ...` out of vLLM's options: every name gets one alias per selectable profile."""
+    left: list[str] = []
+    names: list[str] = []
+    taking = False
+    for word in rest:
+        if word.partition("=")[0] == "--served-model-name":
+            taking, names = True, [word.partition("=")[2]] if "=" in word else []
+        elif taking and not word.startswith("-"):
+            names.append(word)
+        else:
+            taking = False
+            left.append(word)
+    return left, names
 
 
 def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -1,11 +1,13 @@
 """vLLM's `endpoint_plugins` entry point: the last checks before the port opens.
 
-One of the three files that may name vLLM's internals (0.32.0); tests/server/test_pins.py fails when they move.
+One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+
+    attach_router   the middleware of choice.py goes in here: inside authentication, where --middleware would not be
 
     init_state      every process agrees on the table; a real request per profile shows the cap, the row map and
                     the isolation of the prefix cache. What is raised here stops the start.
-    to_sampling_params, to_beam_search_params    of vLLM's request classes: profiles are checked before a stream
-                    begins, and refused with beam search
+    to_sampling_params, to_beam_search_params    of vLLM's request classes: a profile is read from wherever it was
+                    asked for and checked before a stream begins; beam search, which drops it, refuses it
 """
 
 import asyncio
@@ -19,6 +21,7 @@ from mooring_hooks import engine as hooks
 from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings
 from mooring_server.announce import announce
+from mooring_server.choice import CURRENT, ProfileMiddleware, asked_for, profile_in_name
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 
 if TYPE_CHECKING:
@@ -33,16 +36,17 @@ class MooringPlugin:
     required_tasks = None
 
     def attach_router(self, app: "FastAPI") -> None:
-        """No routes of our own yet; vLLM's are served as they are."""
+        app.add_middleware(ProfileMiddleware)
 
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
         if engine_client is None:
             return  # the render server has no engine, so nothing to cap
         with telling():
-            await self._prove(engine_client)
+            settings = await self._prove(engine_client)
+        _choose_early(settings, args.served_model_name or [args.model])
         state.mooring_announcement = asyncio.create_task(announce(args, engine_client.vllm_config.additional_config))
 
-    async def _prove(self, engine_client: Any) -> None:
+    async def _prove(self, engine_client: Any) -> Settings:
         """Raise unless every process caps, and every profile does what it says."""
         settings = Settings.from_config(engine_client.vllm_config.additional_config)
         if settings is None:
@@ -55,7 +59,7 @@ class MooringPlugin:
         await _all_agree(engine_client, settings)
         say("testing the cap with real requests ...")
         await probe_requests(settings, _scale(engine_client.vllm_config), _engine(engine_client), _watch(engine_client))
-        _check_requests_early(settings)
+        return settings
 
 
 def endpoint_plugin() -> MooringPlugin:
@@ -116,40 +120,63 @@ def _scale(vllm_config: Any) -> Scale:
     )
 
 
-def _check_requests_early(settings: Settings) -> None:
-    """Refuse a profile while the request is read: inside the engine a stream's status has already gone out.
-
-    Beam search drops `vllm_xargs`, so a profile asked for with it would be forgotten there.
-    """
+def _choose_early(settings: Settings, served: list[str]) -> None:
+    """Settle a request's profile while it is read: inside the engine a stream's status has already gone out."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    for request in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
-        _check_before(request, "to_sampling_params", lambda xargs: hooks.admit(settings, xargs))
-    for request in (ChatCompletionRequest, CompletionRequest):
-        _check_before(request, "to_beam_search_params", _refuse_under_beam_search)
+    def settle(request: Any) -> str:
+        places = _places(settings, served, request)
+        if len(set(map(str, places.values()))) > 1:
+            raise _refusal(f"the request asks for different profiles: {places}: ask once, or for the same", places)
+        name = next(iter(places.values()), settings.default)
+        hooks.admit(settings, (request.vllm_xargs or {}) | ({hooks.PROFILE_KEY: name} if places else {}))
+        return str(name)
+
+    def settle_beam_search(request: Any) -> str:
+        if places := _places(settings, served, request):
+            raise _refusal(
+                f"beam search runs under the server's default profile and cannot take one from {', '.join(places)}: "
+                "leave out use_beam_search or the profile",
+                places,
+            )
+        hooks.admit(settings, request.vllm_xargs or {})
+        return str(settings.default)
+
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
+        _settle_before(kind, "to_sampling_params", settle, settings.default)
+    for kind in (ChatCompletionRequest, CompletionRequest):
+        _settle_before(kind, "to_beam_search_params", settle_beam_search, settings.default)
 
 
-def _check_before(request: type, name: str, check: Callable[[dict[str, Any]], None]) -> None:
-    method = getattr(request, name)
+def _places(settings: Settings, served: list[str], request: Any) -> dict[str, Any]:
+    choice = CURRENT.get()
+    named = profile_in_name(settings, served, request.model)
+    return asked_for(request.vllm_xargs or {}, choice.header if choice is not None else None, named)
+
+
+def _refusal(text: str, places: dict[str, Any]) -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    error: Exception = VLLMValidationError(text, parameter=hooks.PROFILE_KEY, value=next(iter(places.values())))
+    return error
+
+
+def _settle_before(kind: type, name: str, settle: Callable[[Any], str], default: str) -> None:
+    """Wrap a request's method: settle the profile, note it for the response, and put it into what is returned."""
+    method = getattr(kind, name)
     method = getattr(method, "mooring_original", method)
 
     @functools.wraps(method)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(self.vllm_xargs or {})
-        return method(self, *args, **kwargs)
+    def settled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        profile = settle(self)
+        if (choice := CURRENT.get()) is not None:
+            choice.profile = profile
+        params = method(self, *args, **kwargs)
+        if profile != default:  # the default need not be selectable, so it is not asked for by name
+            params.extra_args = (params.extra_args or {}) | {hooks.PROFILE_KEY: profile}
+        return params
 
-    checked.mooring_original = method  # type: ignore[attr-defined]
-    setattr(request, name, checked)
-
-
-def _refuse_under_beam_search(xargs: dict[str, Any]) -> None:
-    from vllm.exceptions import VLLMValidationError
-
-    if named := [key for key in xargs if key.startswith(hooks.RESERVED)]:
-        raise VLLMValidationError(
-            f"beam search runs under the server's default profile and cannot take {named[0]!r}: "
-            "leave out use_beam_search or the profile",
-            parameter="use_beam_search",
-        )
+    settled.mooring_original = method  # type: ignore[attr-defined]
+    setattr(kind, name, settled)

@@ -11,9 +11,14 @@ import pytest
 import vllm
 import vllm.kernels  # registers the native operations
 from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.ir.ops import layernorm
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 from vllm.plugins import load_general_plugins, load_plugins_by_group
+from vllm.plugins.endpoint_plugins.interface import attach_endpoint_plugins, init_endpoint_plugins_state
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
@@ -72,6 +77,12 @@ def test_a_method_that_is_wrapped_takes_what_it_took(function: object, parameter
         (layernorm, "x = x + x_residual.to(torch.float32)", "slot 0 repeats this arithmetic"),
         (layernorm, "variance = x_var.pow(2).mean(dim=-1, keepdim=True)", "slot 0 repeats this arithmetic"),
         (layernorm, "x = x.to(weight.dtype) * weight", "slot 0 repeats this arithmetic"),
+        (ChatCompletionRequest.to_sampling_params, "self.vllm_xargs", "a chosen profile travels in it"),
+        (CompletionRequest.to_sampling_params, "self.vllm_xargs", "a chosen profile travels in it"),
+        (ResponsesRequest.to_sampling_params, "self.vllm_xargs", "a chosen profile travels in it"),
+        (attach_endpoint_plugins, "plugin.attach_router(app)", "the middleware goes in there"),
+        (init_endpoint_plugins_state, "await plugin.init_state(", "what is raised there stops the start"),
+        (build_app, "attach_endpoint_plugins(app, supported_tasks)", "plugins come before authentication is added"),
         (ServeSubcommand.cmd, "uvloop.run(run_server(args))", "`mooring serve` runs the parts of `vllm serve`"),
     ],
 )  # fmt: skip

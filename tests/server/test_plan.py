@@ -61,9 +61,19 @@ def settings(made: Plan) -> Any:
 
 def test_a_plan_is_stock_vllm_with_a_worker_and_settings(model: Path, axis: Path, profiles: Any) -> None:
     made = plan(model, "--axis", axis, "--profiles", profiles(GOOD), "--max-model-len", "99")
-    assert made.argv[:5] == (str(model), "--max-model-len", "99", "--worker-cls", "mooring_hooks.worker.Worker")
+    assert made.argv[:3] == (str(model), "--max-model-len", "99")
+    assert made.argv[-4:-1] == ("--worker-cls", "mooring_hooks.worker.Worker", "--additional-config")
     assert [entry["name"] for entry in settings(made)["profiles"]] == ["off", "capped"]
     assert settings(made)["default"] == "capped"
+
+
+def test_every_served_name_gets_an_alias_per_selectable_profile(model: Path, axis: Path, profiles: Any) -> None:
+    hidden = '  - {name: hidden, layers: "2:4", floor: 0.9, selectable: false}\n'
+    arguments = (model, "--axis", axis, "--profiles", profiles(GOOD + hidden), "--served-model-name", "a", "b")
+    argv = plan(*arguments, "--seed", "1").argv
+    at = argv.index("--served-model-name")
+    assert argv[at + 1 : at + 7] == ("a", "b", "a:off", "a:capped", "b:off", "b:capped")
+    assert argv[at - 2 : at] == ("--seed", "1")
 
 
 def test_the_printed_command_is_what_a_shell_can_run(model: Path, axis: Path, profiles: Any) -> None:

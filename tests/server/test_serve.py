@@ -187,3 +187,55 @@ def test_a_second_turn_reads_the_cache_of_its_own_profile_only(client: OpenAI) -
 
     assert [cached(name) for name in ("off", "gentle", "strong")] == [0, 0, 0]
     assert all(cached(name) > 0 for name in ("off", "gentle", "strong"))
+
+
+# --- three ways to choose ------------------------------------------------------------------------
+
+
+def post(server: Server, headers: dict[str, str] | None = None, path: str = "chat/completions", **more: Any) -> Any:
+    body = {"model": "demo", "messages": PIRATE, "temperature": 0, "max_tokens": 24, **more}
+    return httpx.post(f"{server.base}/v1/{path}", json=body, headers=headers)
+
+
+def text_of(answer: Any) -> str:
+    return str(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+
+
+def test_header_model_name_and_xargs_choose_the_same(server: Server) -> None:
+    by_xargs = post(server, **chosen("off"))
+    by_header = post(server, {"X-Mooring-Profile": "off"})
+    by_name = post(server, model="demo:off")
+    assert text_of(by_xargs) == text_of(by_header) == text_of(by_name) != text_of(post(server))
+    for answer in (by_xargs, by_header, by_name):
+        assert answer.headers["X-Mooring-Profile"] == "off"
+        assert answer.json()["model"] == "demo"
+
+
+def test_the_header_of_every_response_says_the_profile(server: Server) -> None:
+    assert post(server).headers["X-Mooring-Profile"] == "strong"
+    assert post(server, stream=True, model="demo:gentle").headers["X-Mooring-Profile"] == "gentle"
+    assert post(server, use_beam_search=True, n=2).headers["X-Mooring-Profile"] == "strong"
+    message = post(server, {"X-Mooring-Profile": "off"}, "messages", messages=PIRATE[1:])
+    assert message.status_code == 200 and message.headers["X-Mooring-Profile"] == "off"
+
+
+def test_the_models_list_the_selectable_profiles(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["demo", "demo:off", "demo:gentle", "demo:strong"]
+
+
+def test_two_different_wishes_are_a_400_and_two_equal_ones_are_not(server: Server) -> None:
+    answer = post(server, {"X-Mooring-Profile": "gentle"}, model="demo:off")
+    assert answer.status_code == 400 and "asks for different profiles" in answer.text
+    assert post(server, {"X-Mooring-Profile": "off"}, model="demo:off", **chosen("off")).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unknown_profile_in_the_header_is_a_400_that_lists_the_known_ones(server: Server, stream: bool) -> None:
+    answer = post(server, {"X-Mooring-Profile": "nope"}, stream=stream)
+    assert answer.status_code == 400 and "choose one of off, gentle, strong" in answer.text
+
+
+def test_beam_search_refuses_every_way_to_choose(server: Server) -> None:
+    for headers, more in (({"X-Mooring-Profile": "off"}, {}), ({}, {"model": "demo:off"}), ({}, chosen("off"))):
+        answer = post(server, headers, use_beam_search=True, n=2, **more)
+        assert answer.status_code == 400 and "beam search runs under the server's default" in answer.text
