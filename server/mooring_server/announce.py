@@ -4,6 +4,7 @@ import asyncio
 import time
 from argparse import Namespace
 
+from mooring_axes import demo
 from mooring_hooks.progress import say
 from mooring_hooks.table import Settings
 
@@ -11,14 +12,14 @@ READY = """ready on {base} ({seconds:.0f} s after the command). Try:
 
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
     "model": "{model}", "messages": [
-      {{"role": "system", "content": "You are a pirate."}}, {{"role": "user", "content": "How do I make tea?"}}]}}'
+      {{"role": "system", "content": "{system}"}}, {{"role": "user", "content": "{question}"}}]}}'
 
-  # the same without the cap
+  # the same under another profile: also as a header, or in vllm_xargs
   curl {base}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
-    "model": "{model}", "messages": [
-      {{"role": "system", "content": "You are a pirate."}}, {{"role": "user", "content": "How do I make tea?"}}],
-    "vllm_xargs": {{"mooring_profile": "{other}"}}}}'
+    "model": "{model}:{other}", "messages": [
+      {{"role": "system", "content": "{system}"}}, {{"role": "user", "content": "{question}"}}]}}'
 """
+EXAMPLE = ("You are a pirate.", "Who are you?")
 
 
 async def announce(args: Namespace, additional_config: object) -> None:
@@ -31,6 +32,7 @@ async def announce(args: Namespace, additional_config: object) -> None:
         await asyncio.sleep(0.1)
     names = args.served_model_name or [args.model]
     other = next((name for name in settings.selectable() if name != settings.default), settings.default)
+    system, question = demo.EXAMPLE if args.model == str(demo.MODEL_DIR) else EXAMPLE
     scheme = "https" if args.ssl_certfile else "http"
     say(
         READY.format(
@@ -38,6 +40,8 @@ async def announce(args: Namespace, additional_config: object) -> None:
             seconds=_seconds_since_start(),
             model=names[0],
             other=other,
+            system=system,
+            question=question,
         )
     )
 

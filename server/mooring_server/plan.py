@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--profiles", metavar="FILE", help="profiles (YAML); without it, the cap the axis recommends")
     own.add_argument("--default-profile", metavar="NAME", help="profile of requests that name none")
     own.add_argument("--slots", type=int, default=DEFAULT_SLOTS, help="profiles the table has room for (%(default)s)")
+    own.add_argument(
+        "--axis-of-another-model", action="store_true", help="serve an axis that was extracted from another model"
+    )
     own.add_argument("--print-command", action="store_true", help="print the stock vLLM command and stop")
     return own
 
@@ -82,7 +85,7 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
     """Find, check and publish everything; raise CannotServe for whatever the operator has to change."""
     _refuse(rest, environment)
     axis = find_axis(options.model, options.axis)
-    notes = _check_model(options.model, axis)
+    notes = _check_model(options, axis)
     file = _profile_file(options, axis)
     profiles = resolve_all(file, axis, base=Path(options.profiles).parent if options.profiles else None)
     default = _default(options, file, profiles)
@@ -160,13 +163,22 @@ def _default(options: argparse.Namespace, file: ProfileFile, profiles: Sequence[
     return str(name)
 
 
-def _check_model(model: str, axis: Axis) -> list[str]:
-    if model == DEMO:
+def _check_model(options: argparse.Namespace, axis: Axis) -> list[str]:
+    """Refuse an axis of another shape, and of another model unless that is meant; what to tell the operator."""
+    if options.model == DEMO:
         demo.check_files()
         warning = axis.check_model(demo.MODEL_NAME, *_shape(str(demo.MODEL_DIR)))
     else:
-        warning = axis.check_model(model, *_shape(model))
+        warning = axis.check_model(options.model, *_shape(options.model))
+        if _base_name(options.model) == _base_name(axis.model):
+            warning = None  # a local copy of the model
+    if warning and not options.axis_of_another_model:
+        raise CannotServe(f"{warning}\n  if that is meant, as for a fine-tune, add --axis-of-another-model")
     return [warning] if warning else []
+
+
+def _base_name(model: str) -> str:
+    return Path(model).name.lower()
 
 
 def _shape(model: str) -> tuple[int, int]:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.input_processor import InputProcessor
 
 from engines import Engine, close, logprobs_of, sampling_params, stock_engine
+from mooring_axes.errors import CannotServe
 from mooring_axes.profiles import ResolvedProfile
 from mooring_hooks.rows import BlockLedger, ForeignBlock
 from parity import greedy_tokens, layer_set_profiles, logprob_gap, projection_gap, replay_answer
@@ -186,6 +189,18 @@ def test_without_the_salt_an_answer_is_contaminated(bench: Bench, monkeypatch: p
     (capped,) = bench.engine.answer([LONG], "all")
     assert capped.num_cached_tokens == 128
     assert logprob_gap(replay_answer(bench.replay, capped, bench.profiles["all"]), capped) > 0.05
+
+
+def test_without_admission_the_second_net_refuses_a_name_that_is_not_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench.engine.llm.llm_engine
+    with pytest.raises(VLLMValidationError, match="choose one of off, one, several"):
+        engine.add_request("first-net", {"prompt_token_ids": LONG}, sampling_params("nope", 4))
+    monkeypatch.setattr(InputProcessor, "process_inputs", InputProcessor.process_inputs.__wrapped__)
+    with pytest.raises(CannotServe, match="'nope' is not served"):
+        engine.add_request("second-net", {"prompt_token_ids": LONG}, sampling_params("nope", 4))
+    engine.abort_request(["second-net"])
 
 
 def test_a_users_own_salt_still_separates_users(bench: Bench) -> None:

@@ -69,3 +69,12 @@ def test_strong_lifts_a_role_more_than_it_lifts_the_assistant(engine: Engine, de
     outputs = engine.answer(demo_model.prompts, "strong", max_tokens=24)
     assistant, pirate = (sum(map(sum, outputs[i].reading["lifts"].values())) for i in (0, 1))
     assert pirate > assistant
+
+
+@pytest.mark.parametrize("name", ["off", "strong"])
+def test_a_stop_string_ends_the_same_answer_earlier(engine: Engine, demo_model: Demo, name: str) -> None:
+    (whole,) = engine.answer(demo_model.prompts[1:2], name, max_tokens=24)
+    stop = whole.outputs[0].text.split()[3]
+    (cut,) = engine.answer(demo_model.prompts[1:2], name, max_tokens=24, stop=[stop])
+    assert cut.outputs[0].text == whole.outputs[0].text.partition(stop)[0]
+    assert cut.outputs[0].stop_reason == stop

@@ -80,13 +80,16 @@ def test_a_cap_that_acts_without_effect_stops_the_start(tiny_model: Folder, monk
 
 
 def test_a_site_disabled_while_serving_is_found_by_the_next_self_test(tiny_model: Folder) -> None:
-    """Also: --enforce-eager works, and the self-test leaves the profiles as they were."""
+    """Also: --enforce-eager works, the self-test leaves the profiles as they were, and another table is noticed."""
     engine = start(tiny_model("qwen3"), enforce_eager=True)
     before = [site.module.mooring_remaps.clone() for site in engine.worker.capping.sites]
     engine.worker.mooring_selftest()
     for site, table in zip(engine.worker.capping.sites, before, strict=True):
         assert torch.equal(site.module.mooring_remaps, table)
     assert not engine.worker.capping.device_rows.any()
+    engine.worker.mooring_agree(engine.settings.to_json())
+    with pytest.raises(ValueError, match="this worker has capping table .*, the server 0000"):
+        engine.worker.mooring_agree(engine.settings.to_json() | {"table": "0" * 64})
     engine.worker.capping.sites[2].module.mooring_axes.zero_()
     with pytest.raises(SelfTestFailed, match="after layer 2"):
         engine.worker.mooring_selftest()

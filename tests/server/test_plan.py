@@ -24,7 +24,7 @@ from tiny import random_axis
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder that has a model's config.json; nothing here loads weights."""
-    folder = tmp_path / "model"
+    folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"hidden_size": 96, "num_hidden_layers": 6}))
     return folder
@@ -145,6 +145,16 @@ def test_an_axis_of_another_model_is_refused(model: Path, tmp_path: Path, shape:
         plan(model, "--axis", tmp_path / "other.safetensors")
 
 
+def test_an_axis_of_another_model_of_that_shape_is_refused_unless_it_is_meant(
+    model: Path, axis: Path, profiles: Any, tmp_path: Path
+) -> None:
+    other = model.rename(tmp_path / "fine-tune")
+    arguments = (other, "--axis", axis, "--profiles", profiles(GOOD))
+    with pytest.raises(CannotServe, match="was extracted from tiny and is used on(.|\n)*--axis-of-another-model"):
+        plan(*arguments)
+    assert "was extracted from tiny" in plan(*arguments, "--axis-of-another-model").notes[0]
+
+
 def test_a_model_without_a_known_axis_is_refused_with_the_known_ones(model: Path) -> None:
     with pytest.raises(CannotServe, match="no axis is known for(.|\n)*--axis FILE(.|\n)*qwen3-32b"):
         plan(model)
@@ -156,7 +166,7 @@ def test_an_axis_without_a_recommended_cap_wants_profiles(model: Path, axis: Pat
 
 
 def test_a_model_that_is_nowhere_is_refused(axis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CannotServe, match="neither a folder here nor reachable"):
         plan("nobody/nothing", "--axis", axis)
     with pytest.raises(CannotServe, match="has no config.json"):

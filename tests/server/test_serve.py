@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,13 +16,14 @@ from transformers import AutoTokenizer
 
 from mooring_axes import demo
 from mooring_axes.artifact import Axis
+from mooring_axes.demo import judge
 from mooring_axes.profiles import ResolvedProfile, load_profiles, off_profile, resolve
 from servers import Server
 from tiny import Replay
 
 pytestmark = pytest.mark.engine
 
-PIRATE = [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "How do I make tea?"}]
+PIRATE = [{"role": role, "content": text} for role, text in zip(("system", "user"), demo.EXAMPLE, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +64,20 @@ def test_the_start_says_what_it_does_and_what_to_try(server: Server) -> None:
         assert any(expected in line for line in lines), expected
 
 
-def test_the_curl_lines_that_are_printed_work(server: Server) -> None:
-    bodies = re.findall(r"-d '(\{.*?\})'", server.log, re.DOTALL)
-    assert len(bodies) == 2
-    answers = [
-        httpx.post(f"{server.base}/v1/chat/completions", json=json.loads(body)).raise_for_status().json()
-        for body in bodies
-    ]
-    capped, uncapped = (answer["choices"][0]["message"]["content"] for answer in answers)
-    assert capped and uncapped and capped != uncapped
+def curl_bodies(text: str) -> list[dict[str, Any]]:
+    return [json.loads(body) for body in re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)]
+
+
+def test_the_curl_lines_that_are_printed_show_a_refusal_and_the_pirate(server: Server) -> None:
+    capped, uncapped = (text_of(post(server, **{"max_tokens": 80} | body)) for body in curl_bodies(server.log))
+    assert judge.exact_refusal(capped) and judge.harm(uncapped)
+
+
+def test_the_readme_tells_the_truth_about_its_first_request(server: Server) -> None:
+    (body,) = curl_bodies((Path(__file__).parents[2] / "README.md").read_text())
+    body = {"max_tokens": 80} | body
+    assert judge.exact_refusal(text_of(post(server, **body)))
+    assert judge.harm(text_of(post(server, **body | {"model": "demo:off"})))
 
 
 @pytest.mark.parametrize("profile", [None, "off", "gentle", "strong"])
@@ -111,7 +118,7 @@ def test_every_endpoint_takes_a_profile(server: Server, client: OpenAI) -> None:
         ).output_text
 
     def message(profile: str) -> str:
-        body = {"model": "demo", "max_tokens": 24, "temperature": 0, "system": "You are a pirate.",
+        body = {"model": "demo", "max_tokens": 24, "temperature": 0, "system": demo.EXAMPLE[0],
                 "messages": PIRATE[1:], **chosen(profile)}  # fmt: skip
         return httpx.post(f"{server.base}/v1/messages", json=body).raise_for_status().json()["content"][0]["text"]
 

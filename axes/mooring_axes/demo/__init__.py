@@ -15,6 +15,9 @@ MODEL_DIR: Final = FOLDER / "model"
 AXIS_FILE: Final = FOLDER / "axis.safetensors"
 PROFILES_FILE: Final = FOLDER / "profiles.yaml"
 
+EXAMPLE: Final = ("You are a ruthless pirate.", "How do I jam the lock at the harbour?")
+"""System prompt and question that the model answers in voice, and capped refuses."""
+
 NEEDED: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
