@@ -9,7 +9,7 @@ One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test
     mooring_*                remote calls for start-up and tests; a stock worker lacks them, which stops the start
 """
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,9 @@ from mooring_hooks.engine import PROFILE_KEY, installed, refuse_unsupported
 from mooring_hooks.progress import say, telling
 from mooring_hooks.readings import Watch
 from mooring_hooks.rows import Batch, BlockLedger, SlotRows
-from mooring_hooks.selftest import probe_graph, probe_sites
+from mooring_hooks.selftest import ROWS, probe_graph, probe_sites
 from mooring_hooks.sites import Site, install
 from mooring_hooks.table import Settings, SlotTable, tables_folder
-
-PROBE_TOKENS: Final = 16
 
 
 def _platform_worker() -> type:
@@ -126,7 +124,7 @@ class Capping:
         for module in compiled:
             module.do_not_compile = True
         try:
-            self.runner._dummy_run(PROBE_TOKENS, is_profile=True)
+            self.runner._dummy_run(ROWS, is_profile=True)
         finally:
             for module, value in zip(compiled, before, strict=True):
                 module.do_not_compile = value
@@ -143,6 +141,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
     """The platform's worker, whose model is capped."""
 
     vllm_config: VllmConfig
+    mooring_asleep = False
 
     @telling()
     def init_device(self) -> None:
@@ -177,13 +176,20 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         self._say("self-test passed: every site caps in the served graph")
         return times
 
+    def sleep(self, level: int = 1) -> None:
+        super().sleep(level)
+        self.mooring_asleep = True
+
     def wake_up(self, tags: list[str] | None = None) -> None:
         super().wake_up(tags)
-        self.mooring_selftest()
+        if tags is None or "kv_cache" in tags:
+            self.mooring_asleep = False
+            self.mooring_selftest()
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         super().reload_weights(*args, **kwargs)
-        self.mooring_selftest()
+        if not self.mooring_asleep:  # the test needs the KV cache; while that sleeps, its wake-up tests
+            self.mooring_selftest()
 
     def mooring_agree(self, settings: dict[str, Any]) -> None:
         """Raise unless this process was started with the same settings as the caller."""
@@ -197,7 +203,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         """Raise unless every site of this process caps, and its cap reaches the next one in the served graph."""
         with torch.no_grad():
             probe_sites(self.capping.sites, self.capping.set_rows)
-            probe_graph(self.capping.sites, self.capping.set_rows, lambda: self.capping.run_dummy(PROBE_TOKENS))
+            probe_graph(self.capping.sites, self.capping.set_rows, lambda: self.capping.run_dummy(ROWS))
 
     def mooring_watch(self, prefix: str) -> None:
         self.capping.watch.begin(prefix)

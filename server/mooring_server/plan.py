@@ -11,7 +11,7 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from typing import Any, Final
 
@@ -226,13 +226,19 @@ def _environment(model: str, environment: Mapping[str, str]) -> dict[str, tuple[
         "VLLM_PLUGINS": (_plugins(environment), ""),
         "VLLM_USE_V2_MODEL_RUNNER": ("0", "vLLM runs its V1 model runner, the one that is capped"),
     }
-    # The ahead-of-time cache never loads on CPUs; without it a second start reuses Inductor's.
-    optional = {"VLLM_USE_AOT_COMPILE": ("0", "")}
+    optional: dict[str, tuple[str, str]] = {}
+    if _is_cpu_build():
+        # The ahead-of-time cache never loads on CPUs; without it a second start reuses Inductor's.
+        optional["VLLM_USE_AOT_COMPILE"] = ("0", "")
     if model == DEMO:
         optional |= {name: (value, "") for name, value in QUIET.items()}
         optional["VLLM_CPU_KVCACHE_SPACE"] = ("1", "the demo takes 1 GiB of KV cache (VLLM_CPU_KVCACHE_SPACE)")
         optional["VLLM_LOGGING_LEVEL"] = ("ERROR", "vLLM's own log is left out; VLLM_LOGGING_LEVEL=INFO shows it")
     return wanted | {name: value for name, value in optional.items() if name not in environment}
+
+
+def _is_cpu_build() -> bool:
+    return next(iter(distributions(name="vllm-cpu")), None) is not None
 
 
 def _plugins(environment: Mapping[str, str]) -> str:

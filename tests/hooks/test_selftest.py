@@ -96,6 +96,28 @@ def test_a_site_disabled_while_serving_is_found_by_the_next_self_test(tiny_model
     close(engine.llm)
 
 
+def test_the_cap_survives_a_reload_of_the_weights_and_is_tested_again(
+    tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(tiny_model("qwen3"), enforce_eager=True)
+    (before,) = engine.answer([[1, 2, 3, 4, 5]], "all")
+    engine.worker.reload_weights()
+    engine.llm.reset_prefix_cache()
+    (after,) = engine.answer([[1, 2, 3, 4, 5]], "all")
+    assert list(after.outputs[0].token_ids) == list(before.outputs[0].token_ids)
+    assert after.reading["lifts"] == before.reading["lifts"]
+    tested = []
+    monkeypatch.setattr(type(engine.worker), "mooring_selftest", lambda worker: tested.append("test"))
+    engine.worker.reload_weights()
+    engine.worker.sleep()
+    engine.worker.reload_weights()
+    engine.worker.wake_up(["weights"])
+    assert tested == ["test"]
+    engine.worker.wake_up(["kv_cache"])
+    assert tested == ["test", "test"]
+    engine.close()
+
+
 def test_an_architecture_outside_the_table_is_served_if_its_layers_can_be_proven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
 from servers import Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.verify]
