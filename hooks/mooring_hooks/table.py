@@ -141,7 +141,8 @@ class SlotTable:
     def to_bytes(self) -> bytes:
         tensors = {"axes": self.axes, "axis_of": self.axis_of, "remaps": self.remaps}
         facts = {"layers": self.layers, "model_layers": self.model_layers, "monitored_layer": self.monitored_layer}
-        return save(tensors, {"format": _FORMAT, "facts": json.dumps(facts)})
+        # One entry: safetensors writes several in no fixed order, and equal tables must have equal bytes.
+        return save(tensors, {_FORMAT: json.dumps(facts)})
 
     def store(self, folder: Path) -> str:
         """Write the table into `folder` under its digest, and return the digest."""
@@ -172,7 +173,7 @@ class SlotTable:
     def _parse(cls, path: Path) -> "SlotTable":
         try:
             with safe_open(path, framework="np") as file:
-                facts = json.loads(file.metadata()["facts"])
+                facts = json.loads(file.metadata()[_FORMAT])
                 arrays = {name: file.get_tensor(name) for name in ("axes", "axis_of", "remaps")}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CannotServe(f"{path} is no capping table: {error}\n  run `mooring serve` again") from None

@@ -62,8 +62,7 @@ def test_a_node_without_the_table_says_where_to_get_it(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_contents_and_changes_with_every_number(tmp_path: Path) -> None:
-    one = SlotTable.build(profiles()).store(tmp_path / "a")
-    assert one == SlotTable.build(profiles()).store(tmp_path / "b")
+    assert len({SlotTable.build(profiles()).store(tmp_path) for _ in range(50)}) == 1
     changed = [off_profile(AXIS), resolve(Profile(name="capped", layers="2:4", floor=0.5000001), AXIS)]
     assert SlotTable.build(profiles()[:2]).store(tmp_path) != SlotTable.build(changed).store(tmp_path)
 
