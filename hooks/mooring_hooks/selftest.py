@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.norm import reference
@@ -42,7 +41,7 @@ def probe_sites(sites: Sequence[Site], set_rows: SetRows) -> None:
     for site in sites:
         if site.kind == "next_norm":
             set_rows(slots)
-            with _raised_floor(site.module, floor=10.0):
+            with _untouched_but([site], site, floor=10.0):
                 _probe_norm(site, torch.from_numpy(slots))
     set_rows(np.zeros(0, np.int32))
 
@@ -110,17 +109,6 @@ def _moved(before: torch.Tensor, after: torch.Tensor) -> bool:
 def _above(projections: torch.Tensor) -> float:
     """A floor that lifts every row by several times what it carries."""
     return float(projections.max() + 10 * projections.abs().max() + 1)
-
-
-@contextmanager
-def _raised_floor(module: nn.Module, floor: float) -> Iterator[None]:
-    remaps: torch.Tensor = module.mooring_remaps  # type: ignore[assignment]
-    before = remaps[PROBED_SLOT].clone()
-    remaps[PROBED_SLOT] = torch.tensor([1.0, 0.0, floor, float("inf")])
-    try:
-        yield
-    finally:
-        remaps[PROBED_SLOT] = before
 
 
 @contextmanager

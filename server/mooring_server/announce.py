@@ -22,10 +22,9 @@ READY = """ready on {base} ({seconds:.0f} s after the command). Try:
 EXAMPLE = ("You are a pirate.", "Who are you?")
 
 
-async def announce(args: Namespace, additional_config: object) -> None:
+async def announce(args: Namespace, settings: Settings) -> None:
     """Wait until the port answers, then print the lines to try."""
-    settings = Settings.from_config(additional_config)
-    if args.uds or settings is None:
+    if args.uds:
         return
     host = "127.0.0.1" if args.host in (None, "", "0.0.0.0") else args.host
     while not await _answers(host, args.port):

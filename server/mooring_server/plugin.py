@@ -44,7 +44,7 @@ class MooringPlugin:
         with telling():
             settings = await self._prove(engine_client)
         _choose_early(settings, args.served_model_name or [args.model])
-        state.mooring_announcement = asyncio.create_task(announce(args, engine_client.vllm_config.additional_config))
+        state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
     async def _prove(self, engine_client: Any) -> Settings:
         """Raise unless every process caps, and every profile does what it says."""
