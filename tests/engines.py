@@ -54,7 +54,7 @@ class Engine:
         return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
 
     def answer(self, prompts: Sequence[Any], profiles: Any, max_tokens: int = 12, **sampling: Any) -> list[Any]:
-        """Greedy answers in one batch, each with `.reading` (see mooring_hooks.readings)."""
+        """Greedy answers in one batch, each with `.reading` (see mooring_hooks.watch)."""
         names = [profiles] * len(prompts) if profiles is None or isinstance(profiles, str) else profiles
         parameters = [sampling_params(name, max_tokens, **sampling) for name in names]
         self.llm.collective_rpc("mooring_watch", args=("",))

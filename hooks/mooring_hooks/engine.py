@@ -19,11 +19,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mooring_axes.errors import CannotServe
+from mooring_hooks.frames import READING_KEY
 from mooring_hooks.table import ProfileEntry, Settings
 
 VLLM_VERSION: Final = "0.32.0"
 PROFILE_KEY: Final = "mooring_profile"
 """Key of `vllm_xargs` (HTTP) or `SamplingParams.extra_args` (offline) that names a profile."""
+TOKENS_KEY: Final = "mooring_tokens"
+"""Key of `vllm_xargs` that asks for the projections of every token: 1 or 0 (true and false arrive as these)."""
 RESERVED: Final = "mooring"
 """Beginning of every key of ours; one we do not know is refused, so that a misspelt one is not ignored."""
 TRUST_KEY: Final = "mooring.trusted"
@@ -88,10 +91,14 @@ def admit(settings: Settings, extra_args: dict[str, Any]) -> None:
 
     if extra_args.get(TRUST_KEY) == TRUST:
         return
-    if unknown := [key for key in extra_args if key.startswith(RESERVED) and key != PROFILE_KEY]:
+    if unknown := [key for key in extra_args if _foreign(key, extra_args[key])]:
         raise VLLMValidationError(
-            f"{unknown[0]!r} is not a parameter of Mooring's; the one there is, is {PROFILE_KEY!r}",
+            f"{unknown[0]!r} is not a parameter of Mooring's; there are {PROFILE_KEY!r} and {TOKENS_KEY!r}",
             parameter="vllm_xargs",
+        )
+    if extra_args.get(TOKENS_KEY, 0) not in (0, 1):
+        raise VLLMValidationError(
+            f"{TOKENS_KEY} is {extra_args[TOKENS_KEY]!r}, and it is true or false", parameter=TOKENS_KEY
         )
     if PROFILE_KEY not in extra_args:
         return
@@ -102,6 +109,13 @@ def admit(settings: Settings, extra_args: dict[str, Any]) -> None:
             f"choose one of {', '.join(choices) or '(none)'}, or leave it out for the server's own",
             parameter=PROFILE_KEY,
         )
+
+
+def _foreign(key: str, value: Any) -> bool:
+    """Whether a client invented a key of ours; a ticket is one of this process if it begins with the secret."""
+    if key == READING_KEY:
+        return not (isinstance(value, list) and value[:1] == [TRUST])
+    return key.startswith(RESERVED) and key not in (PROFILE_KEY, TOKENS_KEY)
 
 
 def profile_of(settings: Settings, sampling_params: Any) -> ProfileEntry:

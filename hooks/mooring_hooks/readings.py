@@ -1,70 +1,101 @@
-"""Projections of single requests, kept in the worker for those who asked before the request ran.
+"""From the rows of a step to frames: runs in the worker, after every forward pass.
 
-The served graph writes every row's projection at every site into that site's buffer. A watch names requests by
-the beginning of their ids; after each step their rows are copied out. Used by the start-up self-test and by
-offline parity checks; nothing is kept for requests that nobody watches.
+Only positions that hold generated tokens are read, and only of answers that carry a ticket. On a GPU the copy to
+the host is queued behind the step and a thread sends it once it is there, so that the model waits for nothing.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mooring_hooks.frames import Sender, Ticket, records
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
+WAITING_STEPS: Final = 256
+"""Steps whose copy may be on its way before new ones are dropped."""
 
-class Watch:
-    """Collects per-position projections of the requests whose ids begin with a watched prefix."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+class Tickets(NamedTuple):
+    """Of one batch; R requests."""
+
+    inboxes: list[tuple[str, str]]
+    """Distinct (address, key)."""
+    inbox: npt.NDArray[np.int64]
+    """(R,) index of each request's inbox; -1 where nobody asked."""
+    numbers: npt.NDArray[np.int64]
+    """(R,)"""
+
+    @classmethod
+    def of(cls, tickets: Sequence[Ticket | None]) -> "Tickets":
+        inboxes = list(dict.fromkeys((t.address, t.key) for t in tickets if t is not None))
+        inbox = [-1 if t is None else inboxes.index((t.address, t.key)) for t in tickets]
+        numbers = [0 if t is None else t.number for t in tickets]
+        return cls(inboxes, np.array(inbox, np.int64), np.array(numbers, np.int64))
+
+
+class Readings:
+    """Sends what this stage's sites recorded; `first` is the index of its first site among all of the model's."""
+
+    def __init__(self, sites: Sequence[Site], first: int, device: torch.device) -> None:
         self._sites = sites
-        self._readings: dict[str, dict[str, list[Any]]] = {}
+        self._sender = Sender(first, len(sites))
+        self._later: queue.Queue[Callable[[], None]] | None = None
+        if device.type != "cpu":
+            self._later = queue.Queue(WAITING_STEPS)
+            threading.Thread(target=self._work, args=(self._later,), name="mooring-readings", daemon=True).start()
 
-    def begin(self, prefix: str) -> None:
-        self._readings[prefix] = {}
+    def take(self, batch: Batch, rows: npt.NDArray[np.int32], tickets: Tickets) -> None:
+        """Read the step that has just run; `rows` (T,) are its slots."""
+        if not tickets.inboxes or not self._sites:
+            return
+        counts = np.clip(batch.computed + batch.scheduled - batch.prompt_lengths, 0, batch.scheduled)
+        if counts.max() == 0:
+            return
+        projections = self._to_host(len(rows))
 
-    def end(self, prefix: str) -> dict[str, Any]:
-        """What was seen, as plain lists: request id -> positions (T,), slots (T,), axis of the last row's slot,
-        projections {layer: (T,)} before the cap, lifts {layer: (T,)}."""
-        return {request: self._reading(steps) for request, steps in self._readings.pop(prefix, {}).items()}
+        def send() -> None:
+            self._send(batch, rows, tickets, counts, projections())
 
-    def _reading(self, steps: Sequence[tuple[Any, Any, Any]]) -> dict[str, Any]:
-        positions, slots = (np.concatenate([step[i] for step in steps]) for i in (0, 1))
-        projections = np.concatenate([step[2] for step in steps], axis=1)
-        axis_of: Any = self._sites[0].module.mooring_axis_of if self._sites else None
-        return {
-            "positions": positions.tolist(),
-            "slots": slots.tolist(),
-            "axis": int(axis_of[slots[-1]]) if axis_of is not None else 0,
-            "projections": {s.layer: p.tolist() for s, p in zip(self._sites, projections, strict=True)},
-            "lifts": {s.layer: _lifts(s, slots, p).tolist() for s, p in zip(self._sites, projections, strict=True)},
-        }
+        if self._later is None:
+            send()
+        elif not self._later.full():
+            self._later.put(send)
 
-    @property
-    def active(self) -> bool:
-        return bool(self._readings)
+    def _send(self, batch: Batch, rows: Any, tickets: Tickets, counts: Any, projections: Any) -> None:
+        index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)
+        inbox_of_row = np.repeat(tickets.inbox, batch.scheduled)
+        for number, (address, key) in enumerate(tickets.inboxes):
+            wanted = (index >= 0) & (inbox_of_row == number)
+            answers = (counts > 0) & (tickets.inbox == number)
+            if answers.any():
+                words = records(index[wanted], rows[wanted], projections[:, wanted])
+                self._sender.send(address, key, tickets.numbers[answers], counts[answers], words)
 
-    def take(self, request_ids: Sequence[str], batch: Batch, rows: npt.NDArray[np.int32]) -> None:
-        """Copy the watched rows of the step that has just run."""
-        positions, stops = batch.positions(), np.cumsum(batch.scheduled)
-        for request, stop, count in zip(request_ids, stops, batch.scheduled, strict=True):
-            for prefix, seen in self._readings.items():
-                if request.startswith(prefix):
-                    span = slice(int(stop - count), int(stop))
-                    seen.setdefault(request, []).append((positions[span], rows[span], self._projections(span)))
+    def _to_host(self, count: int) -> Callable[[], npt.NDArray[np.float32]]:
+        """A function that returns (S, count) once the device has written them."""
+        recorded: list[Any] = [site.module.mooring_projections[:count] for site in self._sites]  # type: ignore[index]
+        if self._later is None:
+            now: npt.NDArray[np.float32] = np.stack([tensor.numpy() for tensor in recorded])
+            return lambda: now
+        stacked = torch.stack(recorded)
+        host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+        host.copy_(stacked, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
 
-    def _projections(self, span: slice) -> npt.NDArray[np.float32]:
-        if not self._sites:
-            return np.zeros((0, span.stop - span.start), np.float32)
-        values = [site.module.mooring_projections[span] for site in self._sites]
-        return torch.stack(values).float().cpu().numpy()  # type: ignore[arg-type]
+        def when_done() -> npt.NDArray[np.float32]:
+            done.synchronize()
+            return host.numpy()
 
+        return when_done
 
-def _lifts(site: Site, slots: npt.NDArray[np.int32], projections: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What the remap added to each row, from its projection and its slot."""
-    remaps: torch.Tensor = site.module.mooring_remaps  # type: ignore[assignment]
-    scale, shift, floor, ceiling = remaps.cpu().numpy()[slots].T
-    return np.clip(scale * projections + shift, floor, ceiling) - projections
+    @staticmethod
+    def _work(jobs: "queue.Queue[Callable[[], None]]") -> None:
+        while True:
+            jobs.get()()

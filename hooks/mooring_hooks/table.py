@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,9 @@ from mooring_axes.profiles import OFF, Remap, ResolvedProfile
 DEFAULT_SLOTS: Final = 16
 TABLES_VARIABLE: Final = "MOORING_TABLES"
 CONFIG_KEY: Final = "mooring"
-_FORMAT: Final = "mooring-table-1"
+_FORMAT: Final = "mooring-table-2"
+_PARSED: Final[list[Any]] = []
+"""The settings that were read last: what they were read from, and the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,18 @@ class Settings:
         if not isinstance(additional_config, Mapping) or CONFIG_KEY not in additional_config:
             return None
         found = additional_config[CONFIG_KEY]
+        if _PARSED and _PARSED[0] is found:  # asked for by every request, of the one configuration of a process
+            return _PARSED[1]
         try:
             entries = tuple(ProfileEntry(**entry) for entry in found["profiles"])
-            return cls(found["table"], found["default"], found["slots"], entries)
+            settings = cls(found["table"], found["default"], found["slots"], entries)
         except (TypeError, KeyError) as error:
             raise CannotServe(
                 f"--additional-config holds a {CONFIG_KEY!r} entry that Mooring did not write: {error!r}\n"
                 "  take the line that `mooring serve ... --print-command` prints"
             ) from None
+        _PARSED[:] = found, settings
+        return settings
 
     def names(self) -> list[str]:
         return [entry.name for entry in self.profiles]
@@ -94,6 +100,30 @@ class Settings:
 
     def entry(self, name: str) -> ProfileEntry:
         return self.profiles[self.slot_of(name)]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisFacts:
+    """What is known about one of the directions; S sites."""
+
+    digest: str
+    model: str
+    """Id of the model it was extracted from."""
+    default_mean: tuple[float, ...] | None
+    """(S,) mean projection of default-Assistant answers at each site."""
+    role_mean: tuple[float, ...] | None
+    """(S,) of role-playing answers."""
+
+    @classmethod
+    def of(cls, axis: Axis, layers: Sequence[int]) -> "AxisFacts":
+        def at(means: npt.NDArray[np.float32] | None) -> tuple[float, ...] | None:
+            return None if means is None else tuple(float(means[layer]) for layer in layers)
+
+        return cls(axis.digest, axis.model, at(axis.default_mean), at(axis.role_mean))
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "AxisFacts":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +141,8 @@ class SlotTable:
     model_layers: int
     """Number of decoder layers of the model the axes were extracted from."""
     monitored_layer: int
+    axis_facts: tuple[AxisFacts, ...]
+    """(A,)"""
 
     @classmethod
     def build(cls, profiles: Sequence[ResolvedProfile], slots: int = DEFAULT_SLOTS) -> "SlotTable":
@@ -128,7 +160,8 @@ class SlotTable:
         for slot, profile in enumerate(profiles):
             for layer, change in profile.remaps.items():
                 remaps[layers.index(layer), slot] = _row(change)
-        return cls(tuple(layers), axes, axis_of, remaps, served.n_layers, served.monitored_layer)
+        facts = tuple(AxisFacts.of(axis, layers) for axis in distinct.values())
+        return cls(tuple(layers), axes, axis_of, remaps, served.n_layers, served.monitored_layer, facts)
 
     @property
     def hidden_size(self) -> int:
@@ -138,9 +171,20 @@ class SlotTable:
     def slots(self) -> int:
         return int(self.axis_of.shape[0])
 
+    @property
+    def acts(self) -> npt.NDArray[np.bool_]:
+        """(S, P) whether a slot changes anything at a site."""
+        found: npt.NDArray[np.bool_] = (self.remaps != np.array(_row(Remap()), np.float32)).any(axis=2)
+        return found
+
     def to_bytes(self) -> bytes:
         tensors = {"axes": self.axes, "axis_of": self.axis_of, "remaps": self.remaps}
-        facts = {"layers": self.layers, "model_layers": self.model_layers, "monitored_layer": self.monitored_layer}
+        facts = {
+            "layers": self.layers,
+            "model_layers": self.model_layers,
+            "monitored_layer": self.monitored_layer,
+            "axis_facts": [asdict(facts) for facts in self.axis_facts],
+        }
         # One entry: safetensors writes several in no fixed order, and equal tables must have equal bytes.
         return save(tensors, {_FORMAT: json.dumps(facts)})
 
@@ -177,7 +221,8 @@ class SlotTable:
                 arrays = {name: file.get_tensor(name) for name in ("axes", "axis_of", "remaps")}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CannotServe(f"{path} is no capping table: {error}\n  run `mooring serve` again") from None
-        return cls(tuple(facts.pop("layers")), **arrays, **facts)
+        of_axes = tuple(AxisFacts.from_json(found) for found in facts.pop("axis_facts"))
+        return cls(tuple(facts.pop("layers")), **arrays, **facts, axis_facts=of_axes)
 
 
 def tables_folder() -> Path:

@@ -4,27 +4,30 @@ One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test
 
     load_model               changes the modules after the capped layers, before the first forward pass
     _prepare_inputs          (V1 runner) sees the final row order: row -> slot, and the ledger of KV blocks
-    _model_forward           (V1 runner) has filled the projections: watched rows are copied out
+    _model_forward           (V1 runner) has filled the projections: they are sent, and watched rows copied out
     compile_or_warm_up_model, wake_up, reload_weights    end with the self-test of the loaded model
     mooring_*                remote calls for start-up and tests; a stock worker lacks them, which stops the start
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from vllm.config import VllmConfig
+from vllm.distributed import get_tp_group
 from vllm.platforms import current_platform
 from vllm.utils.platform_utils import is_pin_memory_available
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.engine import PROFILE_KEY, installed, refuse_unsupported
+from mooring_hooks.frames import Ticket
 from mooring_hooks.progress import say, telling
-from mooring_hooks.readings import Watch
+from mooring_hooks.readings import Readings, Tickets
 from mooring_hooks.rows import Batch, BlockLedger, SlotRows
 from mooring_hooks.selftest import ROWS, probe_graph, probe_sites
 from mooring_hooks.sites import Site, install
 from mooring_hooks.table import Settings, SlotTable, tables_folder
+from mooring_hooks.watch import Watch
 
 
 def _platform_worker() -> type:
@@ -39,6 +42,15 @@ def _platform_worker() -> type:
     raise CannotServe(f"Mooring serves on CPUs and CUDA devices, and this is {current_platform.device_name!r}")
 
 
+class Members(NamedTuple):
+    """What stays the same about a batch while its requests do; R requests."""
+
+    ids: list[str]
+    slots: np.ndarray
+    prompt_lengths: np.ndarray
+    tickets: Tickets
+
+
 class Capping:
     """The cap inside one loaded model: its sites, and what must be known before each step."""
 
@@ -48,10 +60,12 @@ class Capping:
         self.device_rows = torch.zeros(runner.max_num_tokens, dtype=torch.int32, device=runner.device)
         self.sites: list[Site] = install(runner.get_model(), table, self.device_rows, self._run_uncompiled)
         self.watch = Watch(self.sites)
+        self.readings = _readings(runner, self.sites, table)
         self._slots = {name: slot for slot, name in enumerate(settings.names())}
         self._slot_rows = SlotRows(settings)
         self._ledgers: dict[int, BlockLedger] = {}
-        self._step: tuple[list[str], Batch, np.ndarray] | None = None
+        self._members = Members([], np.zeros(0, np.int64), np.zeros(0, np.int64), Tickets.of([]))
+        self._step: tuple[Batch, np.ndarray] | None = None
         self._wrap_runner()
 
     def set_rows(self, rows: np.ndarray) -> None:
@@ -66,23 +80,34 @@ class Capping:
         return self._slots[(extra or {}).get(PROFILE_KEY, self.settings.default)]
 
     def before_step(self, scheduler_output: Any, scheduled: np.ndarray) -> None:
-        batch_ids = self.runner.input_batch.req_ids
-        states = [self.runner.requests[request_id] for request_id in batch_ids]
-        batch = Batch(
-            np.array([self.slot_of(state) for state in states], np.int64),
-            np.array([state.num_prompt_tokens for state in states], np.int64),
-            self.runner.input_batch.num_computed_tokens_cpu[: len(states)].astype(np.int64),
-            scheduled.astype(np.int64),
-        )
+        if self.runner.input_batch.req_ids != self._members.ids:
+            self._members = self._meet(list(self.runner.input_batch.req_ids))
+        members = self._members
+        computed = self.runner.input_batch.num_computed_tokens_cpu[: len(members.ids)].astype(np.int64)
+        batch = Batch(members.slots, members.prompt_lengths, computed, scheduled.astype(np.int64))
         rows = self._slot_rows.of(batch)
         self.set_rows(rows)
         self._keep_ledgers(scheduler_output, batch, rows)
-        self._step = (list(batch_ids), batch, rows)
+        self._step = (batch, rows)
 
     def after_step(self) -> None:
-        if self._step is not None and self.watch.active:
-            self.watch.take(*self._step)
+        if self._step is None:
+            return
+        if self.watch.active:
+            self.watch.take(self._members.ids, *self._step)
+        if self.readings is not None:
+            self.readings.take(*self._step, self._members.tickets)
         self._step = None
+
+    def _meet(self, ids: list[str]) -> Members:
+        """Look each request up; a request's own facts never change while it lives."""
+        states = [self.runner.requests[request_id] for request_id in ids]
+        return Members(
+            ids,
+            np.array([self.slot_of(state) for state in states], np.int64),
+            np.array([state.num_prompt_tokens for state in states], np.int64),
+            Tickets.of([_ticket(state, request_id) for state, request_id in zip(states, ids, strict=True)]),
+        )
 
     def _keep_ledgers(self, scheduler_output: Any, batch: Batch, rows: np.ndarray) -> None:
         arrived = {request.req_id for request in scheduler_output.scheduled_new_reqs}
@@ -135,6 +160,18 @@ class Capping:
         With attention, which needs the KV cache: without, vLLM leaves attention's output uninitialised.
         """
         return self.runner._dummy_run(tokens, force_attention=True)[0]
+
+
+def _ticket(state: Any, request_id: str) -> Ticket | None:
+    parameters = state.sampling_params
+    return Ticket.of((parameters.extra_args if parameters is not None else None) or {}, request_id)
+
+
+def _readings(runner: Any, sites: list[Site], table: SlotTable) -> Readings | None:
+    """Only the first rank of each pipeline stage sends: the others of its tensor-parallel group read the same."""
+    if not sites or get_tp_group().rank_in_group != 0:
+        return None
+    return Readings(sites, table.layers.index(sites[0].layer), runner.device)
 
 
 class Worker(_platform_worker()):  # type: ignore[misc]

@@ -9,54 +9,12 @@ request runs under goes out in the header of its response.
 """
 
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
-
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mooring_hooks.engine import PROFILE_KEY
 from mooring_hooks.table import Settings
 
 HEADER = "X-Mooring-Profile"
-
-
-@dataclass(slots=True)
-class Choice:
-    """Of one HTTP request."""
-
-    header: str | None
-    """What the client's header says."""
-    profile: str | None = None
-    """What the request runs under, once that is known."""
-
-
-CURRENT: ContextVar[Choice | None] = ContextVar("mooring_choice", default=None)
-
-
-class ProfileMiddleware:
-    """Carries the header in, and the profile out. Nothing of the body is read."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        choice = Choice(Headers(scope=scope).get(HEADER))
-
-        async def tap(message: Message) -> None:
-            # Sent before the first byte of an answer, and after its parameters were read.
-            if message["type"] == "http.response.start" and choice.profile is not None:
-                MutableHeaders(scope=message)[HEADER] = choice.profile
-            await send(message)
-
-        token = CURRENT.set(choice)
-        try:
-            await self.app(scope, receive, tap)
-        finally:
-            CURRENT.reset(token)
 
 
 def aliases(settings: Settings, names: Sequence[str]) -> list[str]:

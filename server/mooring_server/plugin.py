@@ -2,27 +2,35 @@
 
 One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
-    attach_router   the middleware of choice.py goes in here: inside authentication, where --middleware would not be
+    attach_router   the middleware goes in here: inside authentication, where --middleware would not be; our routes
 
     init_state      every process agrees on the table; a real request per profile shows the cap, the row map and
-                    the isolation of the prefix cache. What is raised here stops the start.
+                    the isolation of the prefix cache. What is raised here stops the start. Then readings begin:
+                    the engine client's `generate`, which all endpoints call, is followed from here on.
     to_sampling_params, to_beam_search_params    of vLLM's request classes: a profile is read from wherever it was
                     asked for and checked before a stream begins; beam search, which drops it, refuses it
 """
 
 import asyncio
+import atexit
 import functools
+import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks import engine as hooks
+from mooring_hooks.inbox import Inbox
+from mooring_hooks.measure import Measure
 from mooring_hooks.progress import say, telling
-from mooring_hooks.table import Settings
+from mooring_hooks.table import Settings, SlotTable, tables_folder
 from mooring_server.announce import announce
-from mooring_server.choice import CURRENT, ProfileMiddleware, asked_for, profile_in_name
+from mooring_server.choice import asked_for, profile_in_name
+from mooring_server.middleware import MooringMiddleware
+from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
+from mooring_server.turn import CURRENT, Meter, Thinking, measured, readings_wanted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,15 +43,24 @@ class MooringPlugin:
     name = "mooring"
     required_tasks = None
 
+    def __init__(self) -> None:
+        self._meter: Meter | None = None
+
     def attach_router(self, app: "FastAPI") -> None:
-        app.add_middleware(ProfileMiddleware)
+        app.include_router(router)
+        app.add_middleware(MooringMiddleware, meter=lambda: self._meter)
 
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
         if engine_client is None:
             return  # the render server has no engine, so nothing to cap
         with telling():
             settings = await self._prove(engine_client)
+            table = SlotTable.fetch(tables_folder(), settings.table)
         _choose_early(settings, args.served_model_name or [args.model])
+        state.mooring = Served(settings, table)
+        if readings_wanted(os.environ):
+            self._meter = _meter(engine_client, settings, table)
+            engine_client.generate = measured(engine_client.generate)
         state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
     async def _prove(self, engine_client: Any) -> Settings:
@@ -151,9 +168,9 @@ def _choose_early(settings: Settings, served: list[str]) -> None:
 
 
 def _places(settings: Settings, served: list[str], request: Any) -> dict[str, Any]:
-    choice = CURRENT.get()
+    turn = CURRENT.get()
     named = profile_in_name(settings, served, request.model)
-    return asked_for(request.vllm_xargs or {}, choice.header if choice is not None else None, named)
+    return asked_for(request.vllm_xargs or {}, turn.header if turn is not None else None, named)
 
 
 def _refusal(text: str, places: dict[str, Any]) -> Exception:
@@ -161,6 +178,53 @@ def _refusal(text: str, places: dict[str, Any]) -> Exception:
 
     error: Exception = VLLMValidationError(text, parameter=hooks.PROFILE_KEY, value=next(iter(places.values())))
     return error
+
+
+def _meter(engine_client: Any, settings: Settings, table: SlotTable) -> Meter:
+    config = engine_client.vllm_config
+    inbox = Inbox(len(table.layers), tcp_host=_own_address(config.parallel_config))
+    atexit.register(inbox.stop)
+    slots = {name: slot for slot, name in enumerate(settings.names())}
+    return Meter(inbox, Measure(table), slots, _thinking(engine_client))
+
+
+def _own_address(parallel: Any) -> str | None:
+    """Where workers on other nodes reach this process; None where there are none."""
+    if parallel.nnodes <= 1 and parallel.data_parallel_size_local >= parallel.data_parallel_size:
+        return None
+    from vllm.utils.network_utils import get_ip
+
+    return str(get_ip())
+
+
+def _thinking(engine_client: Any) -> Thinking | None:
+    """What the server's reasoning parser says about token ids; None without one."""
+    name = engine_client.vllm_config.structured_outputs_config.reasoning_parser
+    if not name:
+        return None
+    from vllm.reasoning import ReasoningParserManager
+
+    parser = ReasoningParserManager.get_reasoning_parser(name)(engine_client.get_tokenizer())
+
+    def count(prompt: Sequence[int], answer: Sequence[int]) -> int:
+        if parser.is_reasoning_end(list(prompt)):
+            return 0
+        if not parser.is_reasoning_end(list(answer)):
+            return len(answer)
+        return len(answer) - len(parser.extract_content_ids(list(answer)))
+
+    return count
+
+
+def _turn_number(request: Any) -> int | None:
+    """1 + the assistant's messages in the request; None where it holds no conversation."""
+    said = getattr(request, "messages", None) or getattr(request, "input", None)
+    if isinstance(said, str):
+        return 1
+    if not isinstance(said, list):
+        return None
+    roles = [m.get("role") if isinstance(m, dict) else getattr(m, "role", None) for m in said]
+    return 1 + roles.count("assistant")
 
 
 def _settle_before(kind: type, name: str, settle: Callable[[Any], str], default: str) -> None:
@@ -171,8 +235,10 @@ def _settle_before(kind: type, name: str, settle: Callable[[Any], str], default:
     @functools.wraps(method)
     def settled(self: Any, *args: Any, **kwargs: Any) -> Any:
         profile = settle(self)
-        if (choice := CURRENT.get()) is not None:
-            choice.profile = profile
+        if (turn := CURRENT.get()) is not None:
+            turn.profile, turn.number = profile, _turn_number(self)
+            turn.wants_tokens = bool((self.vllm_xargs or {}).get(hooks.TOKENS_KEY))
+            turn.beam_search = name == "to_beam_search_params"
         params = method(self, *args, **kwargs)
         if profile != default:  # the default need not be selectable, so it is not asked for by name
             params.extra_args = (params.extra_args or {}) | {hooks.PROFILE_KEY: profile}

@@ -1,0 +1,203 @@
+"""The models that are measured, with axes that lift: run once, in a process of its own, before any server starts.
+
+    python benchmarks/stand_in.py demo|qwen3-0.6b-shape FOLDER
+
+FOLDER then holds
+    model/                  qwen3-0.6b-shape only: Qwen3-0.6B's configuration with random weights (seed 0), and a
+                            tokenizer of the same 151936 entries. Speed depends on shapes and not on what they say.
+    axis.safetensors        qwen3-0.6b-shape only: random unit directions that recommend the cap that is measured
+    axis-01 ... axis-14     14 more, each with its own directions, for the measurement with 16 profiles
+    profiles.yaml           `default`, and one profile for each of the 14
+    made.json               the layers, the floors and what share of the calibration's rows each of them lifts
+
+Floors are the medians of the projections on each direction, read at every position of random prompts and of their
+greedy answers in an unmodified transformers model: each cap lifts about half of the rows it sees.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+from mooring_axes import demo
+from mooring_axes.artifact import Axis, Recommended
+
+QWEN: Final = "qwen3-0.6b-shape"
+MORE_AXES: Final = 14
+"""With `off` and `default` they fill the 16 slots of a table."""
+PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 16, 64, 32
+"""Of the calibration."""
+
+
+class Capped(NamedTuple):
+    """Where a model is capped and read; 0-based layers."""
+
+    layers: range
+    monitored: int
+
+
+PLACES: Final = {
+    demo.MODEL_NAME: Capped(range(4, 7), 3),
+    # The window that the paper caps in Qwen3-32B (46:54 of 64) and the middle layer, in 28 layers.
+    QWEN: Capped(range(17, 25), 14),
+}
+
+QWEN_CONFIG: Final[dict[str, Any]] = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.02,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parse(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.model == QWEN:
+        folder, name = options.folder / "model", QWEN
+        make_model(folder)
+    else:
+        folder, name = demo.MODEL_DIR, demo.MODEL_NAME
+    make_axes(folder, name, options.folder)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    own = argparse.ArgumentParser(description="Make what benchmarks/overhead.py serves.", allow_abbrev=False)
+    own.add_argument("model", choices=["demo", QWEN])
+    own.add_argument("folder", type=Path)
+    return own.parse_args(arguments)
+
+
+def make_model(folder: Path) -> None:
+    """Write Qwen3-0.6B's shape with random weights in bf16, 1.2 GB, and its tokenizer."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**QWEN_CONFIG), dtype=torch.bfloat16)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    make_tokenizer(QWEN_CONFIG["vocab_size"]).save_pretrained(folder)
+
+
+def make_tokenizer(entries: int) -> PreTrainedTokenizerFast:
+    """One made-up word for every id: text is as long as that of a real vocabulary of this size."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(entries)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0")
+
+
+def make_axes(model: Path, name: str, folder: Path) -> None:
+    """Write the axes, the profile file, and what is known about them."""
+    place = PLACES[name]
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    depth, width = network.config.num_hidden_layers, network.config.hidden_size
+    directions = [random_directions(depth, width, seed) for seed in range(MORE_AXES + 1)]
+    projections = read_projections(network, np.stack(directions))
+    axes = [make_axis(d, projections[i], name, place) for i, d in enumerate(directions)]
+    own = axes[0] if name == QWEN else None
+    if own is not None:
+        own.save(folder / "axis.safetensors")
+    for number, axis in enumerate(axes[1:], 1):
+        axis.save(folder / f"axis-{number:02d}.safetensors")
+    (folder / "profiles.yaml").write_text(yaml.safe_dump(profile_file(place, own), sort_keys=False))
+    shares = {f"axis-{i:02d}": lifted_shares(projections[i], axis, place) for i, axis in enumerate(axes)}
+    (folder / "made.json").write_text(json.dumps(facts(name, place, shares), indent=2) + "\n")
+
+
+def random_directions(depth: int, width: int, seed: int) -> npt.NDArray[np.float32]:
+    """(depth, width) unit rows."""
+    rows = np.random.default_rng(seed).normal(size=(depth, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def read_projections(network: Any, directions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(A, depth, T) projections of every position on each of `directions` (A, depth, width), nothing capped."""
+    torch.manual_seed(1)
+    prompts = torch.randint(3, network.config.vocab_size, (PROMPTS, PROMPT_TOKENS))
+    axes = torch.from_numpy(directions)
+    found: dict[int, torch.Tensor] = {}
+
+    def hook_at(layer: int) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            stream = output[0] if isinstance(output, tuple) else output
+            found[layer] = stream.float().reshape(-1, stream.shape[-1]) @ axes[:, layer].T
+
+        return hook
+
+    with torch.no_grad():
+        answers = network.generate(
+            prompts, max_new_tokens=ANSWER_TOKENS, min_new_tokens=ANSWER_TOKENS, do_sample=False,
+            attention_mask=torch.ones_like(prompts), pad_token_id=0,
+        )  # fmt: skip
+        handles = [layer.register_forward_hook(hook_at(i)) for i, layer in enumerate(network.model.layers)]
+        network.model(answers)
+        for handle in handles:
+            handle.remove()
+    return torch.stack([found[layer] for layer in sorted(found)]).permute(2, 0, 1).numpy()
+
+
+def make_axis(
+    directions: npt.NDArray[np.float32], projections: npt.NDArray[np.float32], name: str, place: Capped
+) -> Axis:
+    """An axis whose cap `half` lifts half of `projections` (depth, T); quartiles stand for the means of drift."""
+    low, middle, high = np.quantile(projections, (0.25, 0.5, 0.75), axis=1).astype(np.float32)
+    return Axis(
+        directions=directions,
+        norms=np.ones(len(directions), np.float32),
+        model=name,
+        monitored_layer=place.monitored,
+        default_mean=high,
+        role_mean=low,
+        caps={"half": {layer: float(middle[layer]) for layer in place.layers}},
+        recommended=Recommended(f"{place.layers.start}:{place.layers.stop}", "cap:half"),
+        provenance={"made by": "benchmarks/stand_in.py: random directions, for measurements of speed"},
+    )
+
+
+def profile_file(place: Capped, own: Axis | None) -> dict[str, Any]:
+    """15 profiles: the default one, and one for each further axis. `own` None: the demo, whose default is kept."""
+    layers = f"{place.layers.start}:{place.layers.stop}"
+    floor = "default_p25" if own is None else "cap:half"
+    more = [
+        {"name": f"axis-{i:02d}", "axis": f"axis-{i:02d}.safetensors", "layers": layers, "floor": "cap:half"}
+        for i in range(1, MORE_AXES + 1)
+    ]
+    return {"default": "default", "profiles": [{"name": "default", "layers": layers, "floor": floor}, *more]}
+
+
+def lifted_shares(projections: npt.NDArray[np.float32], axis: Axis, place: Capped) -> list[float]:
+    """Per capped layer, the share of `projections` (depth, T) below its floor."""
+    floors = axis.caps["half"]
+    return [round(float((projections[layer] < floors[layer]).mean()), 3) for layer in place.layers]
+
+
+def facts(name: str, place: Capped, shares: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "model": name,
+        "capped_layers": list(place.layers),
+        "monitored_layer": place.monitored,
+        "calibration": {"prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS, "answer_tokens": ANSWER_TOKENS},
+        "lifted_share_per_layer": shares,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

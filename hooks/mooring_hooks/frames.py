@@ -1,0 +1,153 @@
+"""Readings on the wire: what a worker pushes after a step to the API process that asked for it.
+
+An API process opens an inbox (inbox.py) and puts a *ticket* into a request's `extra_args`: where to send, and a
+number that no other answer of that process has. Only the server writes tickets; from a client the key is a 400.
+
+A frame is one msgpack array of plain numbers and bytes, so nothing that is received can run code. Between the
+processes of one node it goes through a Unix socket in a folder of mode 0700, between nodes over TCP encrypted to
+the API process's public key (CURVE), which travels in the ticket and nowhere else.
+
+The sender may drop a frame, and counts it; it never blocks the model and never raises into it.
+"""
+
+from collections import Counter
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+READING_KEY: Final = "mooring.reading"
+"""Key of `SamplingParams.extra_args` that holds a ticket."""
+INDEX: Final = 0
+SLOT: Final = 1
+HEAD: Final = 2
+"""Words of a record before its projections: index of the generated token, slot."""
+WAITING_FRAMES: Final = 20_000
+"""Frames that may wait on either side of the socket before new ones are dropped."""
+
+Words = npt.NDArray[np.int32]
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Rows of one step at the sites of one pipeline stage; R answers, T rows."""
+
+    first: int
+    """Index, among all sites of the model, of the first one in this frame."""
+    sites: int
+    dropped: int
+    """Frames that this sender dropped since its last one."""
+    numbers: bytes
+    """(R,) int64: ticket numbers."""
+    counts: bytes
+    """(R,) int32: rows of each answer, in the order of the records."""
+    records: bytes
+    """(T, 2 + sites) 4-byte words: index of the generated token (0 = the first) and slot as int32, then the
+    projection at each site as fp32, before the cap. Little-endian."""
+
+
+class MalformedFrame(ValueError):
+    """Bytes on the socket that are no frame."""
+
+
+_DECODER: Final = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    return msgspec.msgpack.encode(frame)
+
+
+def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
+    """The frame, its ticket numbers and counts; `sites` is how many the model has."""
+    try:
+        frame = _DECODER.decode(payload)
+        numbers = np.frombuffer(frame.numbers, "<i8").tolist()
+        counts = np.frombuffer(frame.counts, "<i4").tolist()
+    except (msgspec.DecodeError, ValueError) as error:
+        raise MalformedFrame(str(error)) from None
+    if not (0 <= frame.first and 0 < frame.sites and frame.first + frame.sites <= sites and frame.dropped >= 0):
+        raise MalformedFrame(f"sites {frame.first} to {frame.first + frame.sites}, and the model has {sites}")
+    if len(numbers) != len(counts) or min(counts, default=1) < 1:
+        raise MalformedFrame(f"{len(numbers)} answers with counts {counts[:8]}")
+    if sum(counts) * record_size(frame.sites) != len(frame.records):
+        raise MalformedFrame(f"{sum(counts)} rows in {len(frame.records)} bytes")
+    return frame, numbers, counts
+
+
+def record_size(sites: int) -> int:
+    """Bytes of one row."""
+    return 4 * (HEAD + sites)
+
+
+def records(index: npt.NDArray[Any], slots: npt.NDArray[Any], projections: npt.NDArray[np.float32]) -> Words:
+    """(T, 2 + S) words of a frame, from (T,), (T,) and (S, T)."""
+    words = np.empty((len(index), HEAD + len(projections)), "<i4")
+    words[:, INDEX], words[:, SLOT] = index, slots
+    words.view("<f4")[:, HEAD:] = projections.T
+    return words
+
+
+class Ticket(NamedTuple):
+    """Where an answer's readings go, and under which number; the answers of one request follow each other."""
+
+    address: str
+    key: str
+    """Public key (Z85) of an address between nodes; empty for a Unix socket."""
+    number: int
+    answers: int
+
+    def to_extra_args(self, trust: str) -> dict[str, Any]:
+        return {READING_KEY: [trust, *self]}
+
+    @classmethod
+    def of(cls, extra_args: dict[str, Any], request_id: str) -> "Ticket | None":
+        """The ticket of a request in the engine; one of several answers has its index before its id."""
+        if READING_KEY not in extra_args:
+            return None
+        address, key, number, answers = extra_args[READING_KEY][1:]
+        child = int(request_id.split("_", 1)[0]) if answers > 1 else 0
+        return cls(address, key, number + child, 1)
+
+
+class Sender:
+    """Sockets to the API processes; `first` and `sites` place this stage among the model's sites."""
+
+    def __init__(self, first: int, sites: int) -> None:
+        self._first, self._sites = first, sites
+        self._context = zmq.Context()
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._dropped: Counter[str] = Counter()
+
+    def send(self, address: str, key: str, numbers: npt.NDArray[Any], counts: npt.NDArray[Any], words: Words) -> None:
+        """Push one frame, or count it as dropped."""
+        payload = encode(
+            Frame(
+                self._first,
+                self._sites,
+                self._dropped[address],
+                numbers.astype("<i8").tobytes(),
+                counts.astype("<i4").tobytes(),
+                words.tobytes(),
+            )
+        )
+        try:
+            (self._sockets.get(address) or self._connect(address, key)).send(payload, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self._dropped[address] += 1
+        else:
+            self._dropped[address] = 0
+
+    def _connect(self, address: str, key: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, WAITING_FRAMES)
+        if key:
+            public, secret = zmq.curve_keypair()
+            socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, key.encode()
+        socket.connect(address)
+        self._sockets[address] = socket
+        return socket
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)

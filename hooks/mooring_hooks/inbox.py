@@ -1,0 +1,163 @@
+"""The API process's end: one socket, and for every open answer the rows that came for it.
+
+Nothing wakes up for a frame: they wait in the socket until somebody drains it, which costs least when many wait.
+Rows are kept as they came and put in order once, at the end: a position that was computed twice (after a
+preemption) counts once, with the value it had last.
+"""
+
+import shutil
+import tempfile
+import threading
+from collections import defaultdict
+from itertools import count
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from mooring_hooks.frames import HEAD, INDEX, SLOT, WAITING_FRAMES, MalformedFrame, Ticket, decode, record_size
+
+
+class Rows(NamedTuple):
+    """An answer's readings; T rows in the order of the generated tokens, S sites in the order of the table."""
+
+    index: npt.NDArray[np.int32]
+    """(T,) which generated token; 0 is the first."""
+    slots: npt.NDArray[np.int32]
+    """(T,)"""
+    projections: npt.NDArray[np.float32]
+    """(S, T) before the cap."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Counts(NamedTuple):
+    """What went wrong on the socket."""
+
+    malformed: int
+    dropped: int
+    """Frames that a sender could not send."""
+
+
+Stages = dict[int, list[bytes]]
+"""First site of a pipeline stage -> its records."""
+
+
+class Inbox:
+    """Open it once per process; `sites` is how many the model has. Safe to use from several threads."""
+
+    def __init__(self, sites: int, tcp_host: str | None = None) -> None:
+        self._sites = sites
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        self._socket.setsockopt(zmq.RCVHWM, WAITING_FRAMES)
+        self._folder: Path | None = None
+        self.key = ""
+        self.address = self._bind_folder() if tcp_host is None else self._bind_tcp(tcp_host)
+        self._answers: dict[int, Stages] = {}
+        self._widths: dict[int, int] = {}
+        self._numbers: Final = count(1)
+        self._malformed = self._dropped = 0
+        self._lock = threading.Lock()
+
+    def open(self, answers: int = 1) -> Ticket:
+        """A ticket for the answers of one request."""
+        with self._lock:
+            numbers = [next(self._numbers) for _ in range(answers)]
+            self._answers.update((number, defaultdict(list)) for number in numbers)
+        return Ticket(self.address, self.key, numbers[0], answers)
+
+    def close(self, ticket: Ticket) -> None:
+        """Forget them; rows that come later are ignored."""
+        with self._lock:
+            for number in range(ticket.number, ticket.number + ticket.answers):
+                self._answers.pop(number, None)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that are open."""
+        return len(self._answers)
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self._malformed, self._dropped)
+
+    def drain(self) -> None:
+        """Take every frame that has come."""
+        with self._lock:
+            while True:
+                try:
+                    payload = self._socket.recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+                self._take(payload)
+
+    def _take(self, payload: bytes) -> None:
+        try:
+            frame, numbers, counts = decode(payload, self._sites)
+        except MalformedFrame:
+            self._malformed += 1
+            return
+        self._dropped += frame.dropped
+        self._widths[frame.first] = frame.sites
+        size, at, answers, data = record_size(frame.sites), 0, self._answers, frame.records
+        for number, rows in zip(numbers, counts, strict=True):
+            end = at + rows * size
+            if (stages := answers.get(number)) is not None:
+                stages[frame.first].append(data[at:end])
+            at = end
+
+    def collect(self, number: int, tokens: int) -> Rows:
+        """The rows of an answer's first `tokens` positions that have come at every site; complete if there are
+        `tokens` of them."""
+        with self._lock:
+            stages = {first: b"".join(chunks) for first, chunks in self._answers.get(number, {}).items()}
+            widths = {first: self._widths[first] for first in stages}
+        if sum(widths.values()) != self._sites:
+            return _nothing(self._sites)
+        words = [_in_order(raw, widths[first], tokens) for first, raw in sorted(stages.items())]
+        if len(words) > 1:
+            common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
+            words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
+        values = [w.view("<f4")[:, HEAD:] for w in words]
+        return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
+
+    def stop(self) -> None:
+        self._context.destroy(linger=0)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _bind_folder(self) -> str:
+        self._folder = Path(tempfile.mkdtemp(prefix="mooring-"))  # mode 0700
+        address = f"ipc://{self._folder / 'readings'}"
+        self._socket.bind(address)
+        return address
+
+    def _bind_tcp(self, host: str) -> str:
+        public, secret = zmq.curve_keypair()
+        self._socket.curve_server = True
+        self._socket.curve_publickey, self._socket.curve_secretkey = public, secret
+        self.key = public.decode()
+        wrapped = f"[{host}]" if ":" in host else host
+        self._socket.setsockopt(zmq.IPV6, ":" in host)
+        return f"tcp://{wrapped}:{self._socket.bind_to_random_port(f'tcp://{wrapped}')}"
+
+
+def _nothing(sites: int) -> Rows:
+    empty = np.zeros(0, np.int32)
+    return Rows(empty, empty, np.zeros((sites, 0), np.float32))
+
+
+def _in_order(raw: bytes, sites: int, tokens: int) -> npt.NDArray[np.int32]:
+    """(T, 2 + sites) words by rising index below `tokens`, of each index the last."""
+    words = np.frombuffer(raw, "<i4").reshape(-1, HEAD + sites)
+    index = words[:, INDEX]
+    if np.array_equal(index[:tokens], np.arange(tokens)) and (index[tokens:] >= tokens).all():
+        return words[:tokens]
+    kept = np.flatnonzero((index >= 0) & (index < tokens))
+    last = np.full(tokens, -1)
+    last[index[kept]] = kept  # numpy keeps the last of equal indices
+    return words[last[last >= 0]]

@@ -1,0 +1,91 @@
+"""From an answer's rows to what its reply says: means, lifts and drift, as DESIGN defines them.
+
+projection   mean over the answer's tokens of <h, axis> at a layer, before that layer's cap
+lift         what the cap added to a token at a layer: 0 where it was above the floor
+drift        (default_mean - projection) / (default_mean - role_mean) at the monitored layer
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mooring_hooks.inbox import Rows
+from mooring_hooks.table import SlotTable
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of one answer; T tokens, S sites. The means are None where no token was measured."""
+
+    tokens: int
+    projection: float | None
+    """At the monitored layer."""
+    drift: float | None
+    """None also where the axis has no means to measure it by."""
+    lifted_share: float | None
+    """Of the tokens, those that were lifted at one layer or more."""
+    mean_lift: float | None
+    """Over tokens and the layers that the profile acts on; 0 where it acts on none."""
+    layers: dict[int, tuple[float, float, float]]
+    """Layer -> mean projection, mean lift, share of lifted tokens."""
+    index: npt.NDArray[np.int32]
+    """(T,) which generated token; 0 is the first."""
+    projections: FloatArray
+    """(S, T)"""
+    lifts: FloatArray
+    """(S, T)"""
+
+
+class Measure:
+    """Turns rows into readings with the numbers that the workers cap by."""
+
+    def __init__(self, table: SlotTable) -> None:
+        self.layers = table.layers
+        self.monitored = table.layers.index(table.monitored_layer)
+        self._remaps = table.remaps
+        self._acts = table.acts
+        means = [(a.default_mean, a.role_mean) for a in table.axis_facts]
+        self._means = [None if d is None or r is None else (d[self.monitored], r[self.monitored]) for d, r in means]
+        self._axis_of = table.axis_of
+
+    def monitored_after_cap(self, slot: int) -> bool:
+        """Whether a profile acts before the monitored layer, so that drift already contains its lifts."""
+        return bool(self._acts[: self.monitored, slot].any())
+
+    def read(self, rows: Rows, slot: int) -> Reading:
+        """`slot` is the answer's profile; every row is judged by the slot it ran in."""
+        lifts = self._lifts(rows)
+        if not len(rows):
+            return Reading(0, None, None, None, None, {}, rows.index, rows.projections, lifts)
+        lifted = lifts != 0
+        means = rows.projections.mean(axis=1, dtype=np.float64)
+        lift, share = lifts.mean(axis=1, dtype=np.float64), lifted.mean(axis=1)
+        acts = self._acts[:, slot]
+        projection = float(means[self.monitored])
+        return Reading(
+            tokens=len(rows),
+            projection=projection,
+            drift=self._drift(projection, slot),
+            lifted_share=float(lifted.any(axis=0).mean()),
+            mean_lift=float(lift[acts].mean()) if acts.any() else 0.0,
+            layers=dict(zip(self.layers, zip(means.tolist(), lift.tolist(), share.tolist(), strict=True), strict=True)),
+            index=rows.index,
+            projections=rows.projections,
+            lifts=lifts,
+        )
+
+    def _lifts(self, rows: Rows) -> FloatArray:
+        slots = rows.slots
+        same = len(slots) > 0 and bool((slots == slots[0]).all())
+        remaps = self._remaps[:, slots[:1]] if same else self._remaps[:, slots]
+        scale, shift, floor, ceiling = np.moveaxis(remaps, 2, 0)
+        p = rows.projections
+        lifts: FloatArray = np.minimum(np.maximum(scale * p + shift, floor), ceiling) - p
+        return lifts
+
+    def _drift(self, projection: float, slot: int) -> float | None:
+        means = self._means[int(self._axis_of[slot])]
+        return None if means is None else float((means[0] - projection) / (means[0] - means[1]))

@@ -1,0 +1,94 @@
+"""Raw ASGI around vLLM's application: the profile in, the readings out.
+
+A body goes out when its readings are there, of a stream only the frame in which an answer ends waits. Whatever is
+not a successful answer of a generating endpoint passes through untouched.
+"""
+
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mooring_server.choice import HEADER
+from mooring_server.report import final_member, tokens_member
+from mooring_server.splice import ROUTES, Route, into_body, into_frame
+from mooring_server.turn import CURRENT, Meter, Turn
+
+
+class MooringMiddleware:
+    """See the head of this file; `meter` returns None where readings are switched off."""
+
+    def __init__(self, app: ASGIApp, meter: Callable[[], Meter | None]) -> None:
+        self.app, self._meter = app, meter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+        route = ROUTES.get(path) if scope["method"] == "POST" else None
+        meter = self._meter() if route is not None else None
+        turn = Turn(route, Headers(scope=scope).get(HEADER), meter)
+        reply = Reply(turn, route, send, measured=meter is not None)
+        token = CURRENT.set(turn)
+        try:
+            await self.app(scope, receive, reply.send)
+        finally:
+            CURRENT.reset(token)
+            turn.close()
+
+
+class Reply:
+    """Watches one response go out."""
+
+    def __init__(self, turn: Turn, route: Route | None, send: Send, measured: bool) -> None:
+        self._turn, self._route, self._send, self._measured = turn, route, send, measured
+        self._start: Message | None = None
+        self._body: list[bytes] = []
+        self._streaming = False
+        self._ended = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._on_start(message)
+        elif self._start is not None and message["type"] == "http.response.body":
+            await self._on_body(message)
+        elif self._streaming and message["type"] == "http.response.body" and message.get("body"):
+            await self._send({**message, "body": await self._framed(message["body"])})
+        else:
+            await self._send(message)
+
+    async def _on_start(self, message: Message) -> None:
+        headers = MutableHeaders(scope=message)
+        if self._turn.profile is not None:  # known before the first byte: it is settled when parameters are read
+            headers[HEADER] = self._turn.profile
+        kind = headers.get("content-type", "").partition(";")[0]
+        answers = self._measured and message["status"] == 200 and self._turn.profile is not None
+        self._streaming = answers and kind == "text/event-stream"
+        if answers and kind == "application/json":
+            self._start = message  # its content-length is not known yet
+        else:
+            await self._send(message)
+
+    async def _on_body(self, message: Message) -> None:
+        self._body.append(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        assert self._start is not None
+        body = b"".join(self._body)
+        if self._turn.answered:
+            body = into_body(body, await final_member(self._turn))
+            MutableHeaders(scope=self._start)["content-length"] = str(len(body))
+        await self._send(self._start)
+        await self._send({**message, "body": body})
+
+    async def _framed(self, chunk: bytes) -> bytes:
+        turn, route = self._turn, self._route
+        assert route is not None
+        if route.last in chunk:
+            self._ended += chunk.count(route.last)
+            if turn.answered and self._ended == max(len(turn.answers()), 1):
+                return into_frame(chunk, route.last, await final_member(turn), route.inner)
+        elif turn.wants_tokens and route.token in chunk and turn.measured:
+            member = tokens_member(turn)
+            return chunk if member is None else into_frame(chunk, route.token, member)
+        return chunk

@@ -1,0 +1,100 @@
+"""The `mooring` object of a reply, from an answer's reading.
+
+profile, session, turn   what the answer ran under, and where it stands in its conversation
+projection, drift        mean over the answer's tokens at `monitored_layer`; null where no token was measured:
+                         the last sampled token never is, so an answer of one token has no reading
+lifted_share, mean_lift  share of tokens that the cap lifted, and by how much over the layers it acts on
+layers                   layer -> mean projection before the cap, mean lift, share of lifted tokens
+measured_tokens, complete   false where some readings had not come in time; the means are over those that had
+monitored_after_cap      only there, and true, where the profile caps before the monitored layer
+tokens                   if `mooring_tokens` asked for them: numbers per token at every layer, at most TOKENS_MOST
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mooring_hooks.measure import Reading
+from mooring_server.turn import Turn
+
+TOKENS_MOST: Final = 4096
+"""Tokens of an answer whose own numbers are reported."""
+
+
+async def final_member(turn: Turn) -> bytes:
+    """`"mooring":...` for the end of an answer; a list by choice index where there are several."""
+    if not turn.measured:
+        return _member([_unmeasured(turn)])
+    found = await turn.settle()
+    answers = turn.answers()
+    objects = []
+    for answer, (reading, complete) in zip(answers, found, strict=True):
+        told = _object(turn, reading, complete)
+        if turn.wants_tokens:
+            told["tokens"] = _tokens(turn, reading, answer.reported) | {"truncated": reading.tokens > TOKENS_MOST}
+        objects.append(told)
+    return _member(objects)
+
+
+def tokens_member(turn: Turn) -> bytes | None:
+    """`"mooring":...` for a frame in between: the tokens that have come since the last one; None if none have."""
+    objects: list[dict[str, Any]] = []
+    for answer, reading in zip(turn.answers(), turn.so_far(), strict=True):
+        objects.append({"tokens": _tokens(turn, reading, answer.reported)})
+        answer.reported = max(answer.reported, min(reading.tokens, TOKENS_MOST))
+    return _member(objects) if any(told["tokens"]["index"] for told in objects) else None
+
+
+def _member(objects: Sequence[dict[str, Any]]) -> bytes:
+    several = [{"index": i} | told for i, told in enumerate(objects)]
+    return b'"mooring":' + msgspec.json.encode(several if len(objects) > 1 else objects[0])
+
+
+def _object(turn: Turn, reading: Reading, complete: bool) -> dict[str, Any]:
+    measure = turn.measure
+    told = _head(turn) | {
+        "projection": _short(reading.projection),
+        "drift": _short(reading.drift),
+        "monitored_layer": measure.layers[measure.monitored],
+        "lifted_share": _short(reading.lifted_share),
+        "mean_lift": _short(reading.mean_lift),
+        "measured_tokens": reading.tokens,
+        "complete": complete,
+        "layers": {
+            str(layer): {"projection": _short(p), "lift": _short(lift), "lifted_share": _short(share)}
+            for layer, (p, lift, share) in reading.layers.items()
+        },
+    }
+    if measure.monitored_after_cap(turn.slot):
+        told["monitored_after_cap"] = True
+    return told
+
+
+def _unmeasured(turn: Turn) -> dict[str, Any]:
+    nothing = dict.fromkeys(("projection", "drift", "lifted_share", "mean_lift"))
+    return _head(turn) | nothing | {"measured_tokens": 0, "complete": False, "layers": {}}
+
+
+def _head(turn: Turn) -> dict[str, Any]:
+    return {"profile": turn.profile, "session": turn.session, "turn": turn.number}
+
+
+def _tokens(turn: Turn, reading: Reading, start: int) -> dict[str, Any]:
+    """Numbers of the tokens from the `start`-th measured one on."""
+    span = slice(start, TOKENS_MOST)
+    layers = [str(layer) for layer in turn.measure.layers]
+
+    def by_layer(values: Any) -> dict[str, list[float | None]]:
+        return {layer: [_short(v) for v in row] for layer, row in zip(layers, values[:, span].tolist(), strict=True)}
+
+    return {
+        "index": reading.index[span].tolist(),
+        "projection": by_layer(reading.projections),
+        "lift": by_layer(reading.lifts),
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Six significant digits: what a bf16 model can mean, and more."""
+    return None if value is None else float(f"{value:.6g}")

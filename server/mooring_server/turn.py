@@ -1,0 +1,248 @@
+"""One HTTP request to a model, from what it asked for to what its answer reads.
+
+The middleware opens a turn and closes it; in between it is found by a context variable, wherever vLLM handles the
+request. Every call of the engine's `generate` becomes a *part* with a ticket of its own. A reading is complete when
+every generated token but the last, which is never run through the model, has one.
+"""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, Final
+
+import numpy as np
+
+from mooring_hooks.engine import TRUST
+from mooring_hooks.frames import Ticket
+from mooring_hooks.inbox import Inbox, Rows
+from mooring_hooks.measure import Measure, Reading
+from mooring_server import metrics
+from mooring_server.splice import Route
+
+PATIENCE: Final = 0.05
+"""Seconds that an answer may wait for its last readings."""
+POLL: Final = 0.001
+SWEEP: Final = 0.02
+"""Seconds between two looks at the socket while answers are open."""
+
+
+READINGS_VARIABLE: Final = "MOORING_READINGS"
+
+
+def readings_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether answers are measured: MOORING_READINGS=0 switches it off, and nothing else does."""
+    return environment.get(READINGS_VARIABLE, "1") != "0"
+
+
+class Meter:
+    """What all turns of a process share."""
+
+    def __init__(self, inbox: Inbox, measure: Measure, slots: dict[str, int], thinking: "Thinking | None") -> None:
+        self.inbox, self.measure, self.slots, self.thinking = inbox, measure, slots, thinking
+        self._sweeper: asyncio.Task[None] | None = None
+        self._counted = inbox.counts
+
+    def drain(self) -> None:
+        self.inbox.drain()
+        if (now := self.inbox.counts) != self._counted:
+            metrics.FRAMES_MALFORMED.inc(now.malformed - self._counted.malformed)
+            metrics.FRAMES_DROPPED.inc(now.dropped - self._counted.dropped)
+            self._counted = now
+
+    def sweep(self) -> None:
+        """Look at the socket now and then until no answer is open, so that frames never pile up in it."""
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._keep_sweeping())
+
+    async def _keep_sweeping(self) -> None:
+        while self.inbox.waiting:
+            self.drain()
+            await asyncio.sleep(SWEEP)
+        self.drain()
+
+
+Thinking = Callable[[Sequence[int], Sequence[int]], int]
+"""(prompt's token ids, answer's) -> how many of the answer's first tokens are thinking."""
+
+
+class Part:
+    """One call of `generate`: the answers to one prompt."""
+
+    def __init__(self, meter: Meter, answers: int, delta: bool) -> None:
+        self._meter, self._delta = meter, delta
+        self.ticket: Ticket = meter.inbox.open(answers)
+        self.lengths = [0] * answers
+        self._tokens: list[list[int]] = [[] for _ in range(answers)]
+        self._prompt: Sequence[int] = ()
+
+    def note(self, output: Any) -> None:
+        """Count the tokens of a RequestOutput, which are all so far or, in a stream, the new ones."""
+        for answer in output.outputs:
+            new = len(answer.token_ids)
+            self.lengths[answer.index] = self.lengths[answer.index] + new if self._delta else new
+            if self._meter.thinking is not None:
+                kept = self._tokens[answer.index]
+                kept[len(kept) if self._delta else 0 :] = answer.token_ids
+                self._prompt = output.prompt_token_ids or ()
+
+    def wanted(self, answer: int) -> int:
+        return max(self.lengths[answer] - 1, 0)
+
+    def rows(self, answer: int) -> Rows:
+        return self._meter.inbox.collect(self.ticket.number + answer, self.wanted(answer))
+
+    def thinking(self, answer: int) -> int:
+        """How many of the answer's first tokens are not part of what it says."""
+        count = self._meter.thinking
+        return 0 if count is None else count(self._prompt, self._tokens[answer])
+
+
+class Answer:
+    """What one choice of the reply reads: of one part, or of several that one answer took."""
+
+    def __init__(self, parts: Sequence[tuple[Part, int]]) -> None:
+        self._parts = parts
+        self.reported = 0
+        """Tokens whose own numbers have already gone out."""
+
+    def rows(self) -> tuple[Rows, bool]:
+        """The rows that have come, and whether that is all of them."""
+        found = [part.rows(i) for part, i in self._parts]
+        complete = all(len(rows) == part.wanted(i) for rows, (part, i) in zip(found, self._parts, strict=True))
+        spoken = [_after(rows, part.thinking(i)) for rows, (part, i) in zip(found, self._parts, strict=True)]
+        return (spoken[0] if len(spoken) == 1 else _joined(spoken)), complete
+
+
+class Turn:
+    """See the head of this file."""
+
+    def __init__(self, route: Route | None, header: str | None, meter: Meter | None) -> None:
+        self.header = header
+        """What the client's header says about the profile."""
+        self.profile: str | None = None
+        """What the request runs under, once that is known."""
+        self.number: int | None = None
+        """1 for the first answer of a conversation; None where there is none to count."""
+        self.session: str | None = None
+        self.wants_tokens = False
+        self.beam_search = False
+        """Whether it runs as many small requests of which none is the answer: these are not measured."""
+        self._route, self._meter, self._open = route, meter, True
+        self._parts: list[Part] = []
+        self._answers: list[Answer] = []
+
+    @property
+    def measured(self) -> bool:
+        return bool(self._parts)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model was asked at all."""
+        return self.measured or self.beam_search
+
+    def answers(self) -> list[Answer]:
+        """By choice index: each prompt has its own, else what belongs to the same choice is one answer."""
+        counted = sum(len(part.lengths) for part in self._parts)
+        if self._route is None or counted == len(self._answers):
+            return self._answers
+        if self._route.prompts:
+            self._answers = [Answer([(part, i)]) for part in self._parts for i in range(len(part.lengths))]
+        else:
+            most = max(len(part.lengths) for part in self._parts)
+            self._answers = [Answer([(part, i) for part in self._parts if i < len(part.lengths)]) for i in range(most)]
+        return self._answers
+
+    def follow(self, generate: Callable[..., AsyncIterator[Any]], prompt: Any, params: Any, *a: Any, **k: Any) -> Any:
+        """Call `generate` with a ticket, and count what it yields."""
+        self.session = k.get("session_id") or self.session
+        meter = self._meter
+        if (
+            meter is None
+            or self._route is None
+            or not self._open
+            or self.beam_search
+            or not hasattr(params, "output_kind")
+        ):
+            return generate(prompt, params, *a, **k)
+        part = Part(meter, params.n, params.output_kind.name == "DELTA")
+        self._parts.append(part)
+        meter.sweep()
+        params = copy.copy(params)
+        params.extra_args = (params.extra_args or {}) | part.ticket.to_extra_args(TRUST)
+        return _noting(generate(prompt, params, *a, **k), part)
+
+    async def settle(self) -> list[tuple[Reading, bool]]:
+        """Each answer's reading and whether it is complete, after a bounded wait."""
+        assert self._meter is not None
+        until = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            self._meter.drain()
+            found = [answer.rows() for answer in self.answers()]
+            if all(complete for _, complete in found) or asyncio.get_running_loop().time() > until:
+                break
+            await asyncio.sleep(POLL)
+        metrics.READINGS_LOST.inc(sum(not complete for _, complete in found))
+        return [(self._read(rows), complete) for rows, complete in found]
+
+    def so_far(self) -> list[Reading]:
+        """Each answer's reading from what has come, without a wait."""
+        assert self._meter is not None
+        self._meter.drain()
+        return [self._read(answer.rows()[0]) for answer in self.answers()]
+
+    def close(self) -> None:
+        self._open = False
+        for part in self._parts:
+            assert self._meter is not None
+            self._meter.inbox.close(part.ticket)
+
+    @property
+    def measure(self) -> Measure:
+        assert self._meter is not None
+        return self._meter.measure
+
+    @property
+    def slot(self) -> int:
+        assert self._meter is not None and self.profile is not None
+        return self._meter.slots[self.profile]
+
+    def _read(self, rows: Rows) -> Reading:
+        return self.measure.read(rows, self.slot)
+
+
+CURRENT: ContextVar[Turn | None] = ContextVar("mooring_turn", default=None)
+
+
+def measured(generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """The engine's `generate`, for whom a turn is open. A plain function: it looks when it is called, not later."""
+
+    def generate_measured(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        turn = CURRENT.get()
+        if turn is None:
+            return generate(prompt, sampling_params, *args, **kwargs)
+        outputs: AsyncIterator[Any] = turn.follow(generate, prompt, sampling_params, *args, **kwargs)
+        return outputs
+
+    return generate_measured
+
+
+async def _noting(outputs: Any, part: Part) -> AsyncIterator[Any]:
+    async with aclosing(outputs):
+        async for output in outputs:
+            part.note(output)
+            yield output
+
+
+def _after(rows: Rows, thinking: int) -> Rows:
+    if not thinking:
+        return rows
+    kept = rows.index >= thinking
+    return Rows(rows.index[kept], rows.slots[kept], rows.projections[:, kept])
+
+
+def _joined(rows: Sequence[Rows]) -> Rows:
+    index = np.concatenate([r.index for r in rows])
+    slots = np.concatenate([r.slots for r in rows])
+    return Rows(index, slots, np.concatenate([r.projections for r in rows], axis=1))
