@@ -8,7 +8,7 @@ FOLDER then holds
     axis.safetensors        qwen3-0.6b-shape only: random unit directions that recommend the cap that is measured
     axis-01 ... axis-14     14 more, each with its own directions, for the measurement with 16 profiles
     profiles.yaml           `default`, and one profile for each of the 14
-    made.json               the layers, the floors and what share of the calibration's rows each of them lifts
+    made.json               the layers, and by what the floors were found; written last
 
 Floors are the medians of the projections on each direction, read at every position of random prompts and of their
 greedy answers in an unmodified transformers model: each cap lifts about half of the rows it sees.
@@ -32,6 +32,7 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis, Recommended
 
 QWEN: Final = "qwen3-0.6b-shape"
+MADE: Final = "made.json"
 MORE_AXES: Final = 14
 """With `off` and `default` they fill the 16 slots of a table."""
 PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 16, 64, 32
@@ -118,14 +119,14 @@ def make_axes(model: Path, name: str, folder: Path) -> None:
     for number, axis in enumerate(axes[1:], 1):
         axis.save(folder / f"axis-{number:02d}.safetensors")
     (folder / "profiles.yaml").write_text(yaml.safe_dump(profile_file(place, own), sort_keys=False))
-    shares = {f"axis-{i:02d}": lifted_shares(projections[i], axis, place) for i, axis in enumerate(axes)}
-    (folder / "made.json").write_text(json.dumps(facts(name, place, shares), indent=2) + "\n")
+    (folder / MADE).write_text(json.dumps(facts(name, place), indent=2) + "\n")
 
 
 def random_directions(depth: int, width: int, seed: int) -> npt.NDArray[np.float32]:
     """(depth, width) unit rows."""
     rows = np.random.default_rng(seed).normal(size=(depth, width)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def read_projections(network: Any, directions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -151,7 +152,8 @@ def read_projections(network: Any, directions: npt.NDArray[np.float32]) -> npt.N
         network.model(answers)
         for handle in handles:
             handle.remove()
-    return torch.stack([found[layer] for layer in sorted(found)]).permute(2, 0, 1).numpy()
+    projections: npt.NDArray[np.float32] = torch.stack([found[i] for i in sorted(found)]).permute(2, 0, 1).numpy()
+    return projections
 
 
 def make_axis(
@@ -183,19 +185,13 @@ def profile_file(place: Capped, own: Axis | None) -> dict[str, Any]:
     return {"default": "default", "profiles": [{"name": "default", "layers": layers, "floor": floor}, *more]}
 
 
-def lifted_shares(projections: npt.NDArray[np.float32], axis: Axis, place: Capped) -> list[float]:
-    """Per capped layer, the share of `projections` (depth, T) below its floor."""
-    floors = axis.caps["half"]
-    return [round(float((projections[layer] < floors[layer]).mean()), 3) for layer in place.layers]
-
-
-def facts(name: str, place: Capped, shares: dict[str, list[float]]) -> dict[str, Any]:
+def facts(name: str, place: Capped) -> dict[str, Any]:
     return {
         "model": name,
         "capped_layers": list(place.layers),
         "monitored_layer": place.monitored,
+        "floors": "median projection of each direction",
         "calibration": {"prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS, "answer_tokens": ANSWER_TOKENS},
-        "lifted_share_per_layer": shares,
     }
 
 

@@ -1,0 +1,180 @@
+"""What is compared, and the servers behind it: all started once, and asked one at a time.
+
+    stock        vLLM with nothing of Mooring loaded
+    off          Mooring, every request under `off`: measured, never touched
+    default      Mooring, every request under the default profile
+    unmeasured   the same on a server with MOORING_READINGS=0: the cap without the readings
+    sixteen      Mooring with 16 profiles of 15 axes, 16 different ones in a batch
+
+All get the same options of vLLM and the same environment, but for the plugin. A server that nobody asks rests; how
+much CPU the resting ones take is part of every block.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import psutil
+from load import CannotMeasure, Target
+
+START_LIMIT: Final = 600.0
+"""Seconds."""
+PLUGIN: Final = "mooring"
+MORE_PROFILES: Final = tuple(f"axis-{number:02d}" for number in range(1, 15))
+
+
+class Arm(NamedTuple):
+    """One of those that are compared."""
+
+    server: str
+    """Key of SERVERS."""
+    asked: tuple[str | None, ...]
+    """Profiles that its requests ask for, in turn; None asks for none."""
+
+
+ARMS: Final = {
+    "stock": Arm("stock", (None,)),
+    "off": Arm("mooring", ("off",)),
+    "default": Arm("mooring", (None,)),
+    "unmeasured": Arm("unmeasured", (None,)),
+    "sixteen": Arm("sixteen", ("off", None, *MORE_PROFILES)),
+}
+BASELINE: Final = "stock"
+
+
+class Subject(NamedTuple):
+    """The model that is served."""
+
+    name: str
+    folder: str
+    """What stock vLLM loads."""
+    served: str
+    """What `mooring serve` is given."""
+    default: str
+    """Its default profile."""
+    vocabulary: int
+    axis: tuple[str, ...]
+    """Options that name its axis."""
+    profiles: Path
+    """Profile file for the arm `sixteen`."""
+    kv_gib: int
+
+
+class Server:
+    """A server in processes of its own."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        self.port = _free_port()
+        self._command = [*command, "--port", str(self.port)]
+        self._environment = dict(environment)
+        self._processes: list[psutil.Process] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1/completions"
+
+    def start(self) -> None:
+        """Return once it answers."""
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+            )
+        deadline = time.monotonic() + START_LIMIT
+        while not self._answers():
+            self.check()
+            if time.monotonic() > deadline:
+                raise CannotMeasure(f"the {self.name} server did not answer in {START_LIMIT:.0f} s; see {self.log}")
+            time.sleep(0.5)
+        parent = psutil.Process(self._process.pid)
+        self._processes = [parent, *parent.children(recursive=True)]
+
+    def check(self) -> None:
+        """Raise if it has stopped."""
+        if (code := self._process.poll()) is not None:
+            raise CannotMeasure(f"the {self.name} server stopped with code {code}: {self._last_words()}")
+
+    def cpu_seconds(self) -> float:
+        """User and system time that all its processes have taken so far."""
+        try:
+            return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        except psutil.NoSuchProcess as gone:
+            raise CannotMeasure(f"process {gone.pid} of the {self.name} server is gone: {self._last_words()}") from None
+
+    def stop(self) -> None:
+        """Stop it with all its processes."""
+        if not hasattr(self, "_process"):
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _last_words(self) -> str:
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        telling = [line for line in lines if "Error" in line or "mooring:" in line]
+        return f"{(telling or lines or ['it said nothing'])[-1][:300]} ({self.log})"
+
+
+def servers(subject: Subject, arms: Sequence[str], options: Sequence[str], folder: Path) -> dict[str, Server]:
+    """Those that the arms need, not started."""
+    made = {}
+    for name in dict.fromkeys(ARMS[arm].server for arm in arms):
+        command, environment = command_of(name, subject, options), environment_of(name, subject, os.environ)
+        made[name] = Server(name, [sys.executable, *command], environment, folder / f"{name}.log")
+    return made
+
+
+def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]:
+    """Arguments of Python that start a server; the port is still to come."""
+    own = ["--served-model-name", subject.name, *options]
+    if name == "stock":
+        return [str(Path(__file__).with_name("stock_server.py")), subject.folder, *own]
+    serve = ["-c", "from mooring_server.cli import main; main()", "serve", subject.served, *subject.axis]
+    return [*serve, *(["--profiles", str(subject.profiles)] if name == "sixteen" else []), *own]
+
+
+def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dict[str, str]:
+    """The caller's, with one set of vLLM's variables for all; `mooring serve` adds its plugin by itself."""
+    kept = {key: value for key, value in given.items() if not key.startswith(("VLLM_", "MOORING_READINGS"))}
+    plugins = [word for word in given.get("VLLM_PLUGINS", "").split(",") if word != PLUGIN]
+    return {
+        **kept,
+        "VLLM_CPU_KVCACHE_SPACE": str(subject.kv_gib),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": ",".join(plugins),
+        "VLLM_USE_AOT_COMPILE": "0",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        **({"MOORING_READINGS": "0"} if name == "unmeasured" else {}),
+    }
+
+
+def target(arm: str, subject: Subject, server: Server) -> Target:
+    """Where an arm's requests go."""
+    asked = ARMS[arm].asked
+    answered = [None if arm == BASELINE else profile or subject.default for profile in asked]
+    return Target(server.url, subject.name, subject.vocabulary, asked, answered)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,78 @@
+"""The order in which arms are measured, and what their paired blocks say.
+
+A round holds one block per arm, and a pair is two arms of one round. Rounds follow Williams' design, each order
+followed at once by its mirror image: over two rounds a drift that is linear in time favours no arm, and over a whole
+design every arm stands at every place equally often and follows every other arm equally often. Two arms: ABBA.
+
+    ratio      arm / baseline of one round
+    estimate   median of the ratios, with the 95 % percentile bootstrap over rounds, on the log scale
+    null       the same for the baseline against itself: its block in every second round over that in the round before
+
+The blocks of a null pair lie as far apart as, or further than, those of a ratio: its interval is what the machine
+does to a comparison of a thing with itself.
+
+Williams 1949, doi:10.1071/CH9490149.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+RESAMPLES: Final = 10_000
+PERCENTILES: Final = (2.5, 97.5)
+SEED: Final = 0
+
+
+class Estimate(NamedTuple):
+    """Of a ratio; None where there is no pair, and no interval of fewer than two."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+    spread: float | None
+    """Standard deviation of the log ratios."""
+    pairs: list[float]
+
+
+def orders(arms: Sequence[str], rounds: int) -> list[list[str]]:
+    """The order of the arms in each round."""
+    design = _design(len(arms))
+    return [[arms[i] for i in design[number % len(design)]] for number in range(rounds)]
+
+
+def _design(n: int) -> list[tuple[int, ...]]:
+    """Rows of Williams' design, each followed by its mirror image."""
+    first = [(place + 1) // 2 if place % 2 else -place // 2 for place in range(n)]
+    shifted = [tuple((i + shift) % n for i in first) for shift in range(n)]
+    mirrored = [row for one in shifted for row in (one, one[::-1])]
+    return list(dict.fromkeys(mirrored))
+
+
+def estimate(ratios: Sequence[float]) -> Estimate:
+    """Median and interval of ratios above 0."""
+    if not ratios:
+        return Estimate(None, None, None, None, [])
+    logs = np.log(np.asarray(ratios, np.float64))
+    median = float(np.exp(np.median(logs)))
+    if len(logs) < 2:
+        return Estimate(median, None, None, None, list(ratios))
+    drawn = np.random.default_rng(SEED).integers(0, len(logs), (RESAMPLES, len(logs)))
+    low, high = np.exp(np.percentile(np.median(logs[drawn], axis=1), PERCENTILES))
+    return Estimate(median, float(low), float(high), float(logs.std(ddof=1)), list(ratios))
+
+
+def paired(blocks: Sequence[Mapping[str, Any]], arm: str, baseline: str, number: str) -> list[float]:
+    """arm / baseline of every round that holds both; `number` is the key of what is compared."""
+    above, below = _by_round(blocks, arm, number), _by_round(blocks, baseline, number)
+    return [above[r] / below[r] for r in sorted(above.keys() & below.keys())]
+
+
+def null(blocks: Sequence[Mapping[str, Any]], arm: str, number: str) -> list[float]:
+    """An arm against itself in neighbouring rounds, no block in two pairs."""
+    values = _by_round(blocks, arm, number)
+    return [values[r + 1] / values[r] for r in sorted(values) if r % 2 == 0 and r + 1 in values]
+
+
+def _by_round(blocks: Sequence[Mapping[str, Any]], arm: str, number: str) -> dict[int, float]:
+    return {b["round"]: b[number] for b in blocks if b["arm"] == arm and b[number] is not None}

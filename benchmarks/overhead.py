@@ -1,0 +1,330 @@
+"""What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
+
+    python benchmarks/overhead.py --model demo|qwen3-0.6b-shape [--workload decode|prefill|both]
+                                  [--arms stock,off,default,unmeasured,sixteen] [--pairs 20] [--block-seconds 30]
+                                  [--short] [--out FILE]
+
+Every arm's server (arms.py) is started once, with the same options, compiled. Then one arm at a time gets a block of
+load (load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. Arms take turns in
+the order of blocks.py, and arms of one round, which answered the same prompts, are compared as a pair.
+
+    decode     16 prompt tokens and long answers, 16 at a time    tokens/s of generated tokens
+    prefill    256 prompt tokens and answers of one token         tokens/s of prompt tokens
+
+qwen3-0.6b-shape has Qwen3-0.6B's shape and random weights (stand_in.py makes them, once), a cap on 8 layers that
+lifts about half of the rows, and one monitored layer.
+
+Output: a card for people, and the last line of stdout is one JSON document with every block's raw numbers, which
+--out also gets, after every block. A run that is interrupted leaves what it has, marked `"partial": true`.
+"""
+
+import argparse
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import load
+import psutil
+from arms import ARMS, BASELINE, Server, Subject, servers, target
+from blocks import orders
+from load import CannotMeasure, Heard, Pass, Workload, percentiles
+from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
+from record import ROOT, save, where
+
+from mooring_axes import demo
+
+FOLDER: Final = ROOT / ".build" / "benchmarks"
+CONCURRENCY: Final = 16
+PILOT_SECONDS: Final = 5.0
+SHORT_PAIRS, SHORT_SECONDS = 2, 5.0
+OPTIONS: Final = ("--max-model-len", "2048", "--max-num-seqs", "64", "--uvicorn-log-level", "warning")
+"""Of vLLM, for every server."""
+WORKLOADS: Final = {
+    "demo": (Workload("decode", 16, 128), Workload("prefill", 256, 1)),
+    "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
+}
+INTERRUPTED: Final = 130
+
+
+@dataclass
+class Run:
+    """What is known so far."""
+
+    options: argparse.Namespace
+    subject: Subject
+    servers: dict[str, Server]
+    workloads: Sequence[Workload]
+    where: dict[str, Any]
+    requests: dict[str, int] = field(default_factory=dict)
+    """Of a block of each workload."""
+    lifted: dict[str, Any] = field(default_factory=dict)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    run, stopped, code = None, None, 0
+    try:
+        run = prepare(options)
+        measure(run)
+    except KeyboardInterrupt:
+        stopped, code = "it was interrupted", INTERRUPTED
+    except CannotMeasure as reason:
+        stopped, code = " ".join(str(reason).split()), 2
+        print(f"overhead: {stopped}", file=sys.stderr)
+    finally:
+        for server in run.servers.values() if run else ():
+            server.stop()
+    if run is not None and run.blocks:
+        tell(run, stopped)
+    return code
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    own = argparse.ArgumentParser(
+        prog="overhead.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own.add_argument("--model", required=True, choices=list(WORKLOADS))
+    own.add_argument("--workload", choices=["decode", "prefill", "both"], default="both")
+    own.add_argument("--arms", type=_arms, default="stock,off,default", help="in the order of the first round")
+    own.add_argument("--pairs", type=_positive(int), default=FULL_PAIRS, help="rounds of one block per arm")
+    own.add_argument("--block-seconds", type=_positive(float), default=FULL_SECONDS)
+    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s")
+    own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
+    options = own.parse_args(arguments)
+    if options.short:
+        options.pairs, options.block_seconds = SHORT_PAIRS, SHORT_SECONDS
+    return options
+
+
+def _arms(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in ARMS]:
+        raise argparse.ArgumentTypeError(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    if BASELINE not in names or len(names) < 2 or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"name {BASELINE!r} and at least one other arm, each once")
+    return names
+
+
+def _positive(kind: type) -> Any:
+    def read(text: str) -> Any:
+        if not (value := kind(text)) > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
+# --- before the clock starts ---------------------------------------------------------------------
+
+
+def prepare(options: argparse.Namespace) -> Run:
+    """Make what is served; nothing has been started yet."""
+    folder = FOLDER / options.model
+    if options.model != "demo" or "sixteen" in options.arms:
+        make_stand_in(options.model, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = subject_of(options.model, folder)
+    workloads = [w for w in WORKLOADS[options.model] if options.workload in (w.name, "both")]
+    return Run(options, subject, servers(subject, options.arms, OPTIONS, folder), workloads, where())
+
+
+def make_stand_in(model: str, folder: Path) -> None:
+    """In a process of its own, so that this one stays small."""
+    script = Path(__file__).with_name("stand_in.py")
+    made = folder / "made.json"
+    if made.exists() and made.stat().st_mtime > script.stat().st_mtime:
+        return
+    say(f"making {folder.relative_to(ROOT)} (up to a minute) ...")
+    done = subprocess.run([sys.executable, str(script), model, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        raise CannotMeasure(f"stand_in.py failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+
+
+def subject_of(model: str, folder: Path) -> Subject:
+    profiles = folder / "profiles.yaml"
+    if model == "demo":
+        words = vocabulary(demo.MODEL_DIR)
+        return Subject(model, str(demo.MODEL_DIR), "demo", default_of_demo(), words, (), profiles, 1)
+    own, axis = folder / "model", ("--axis", str(folder / "axis.safetensors"))
+    served = (*axis, "--axis-of-another-model")
+    return Subject(model, str(own), str(own), "default", vocabulary(own), served, profiles, 2)
+
+
+def default_of_demo() -> str:
+    from mooring_axes.profiles import load_profiles
+
+    return str(load_profiles(demo.PROFILES_FILE).default)
+
+
+def vocabulary(model: Path) -> int:
+    return int(json.loads((model / "config.json").read_text())["vocab_size"])
+
+
+def measure(run: Run) -> None:
+    """Start everything, warm it up, and measure all rounds."""
+    for server in run.servers.values():
+        say(f"starting the {server.name} server ...")
+        server.start()
+    for arm in run.options.arms:
+        warm_up(run, arm)
+    for workload in run.workloads:
+        run.requests[workload.name] = pilot(run, workload)
+    seconds = run.options.pairs * len(run.workloads) * len(run.options.arms) * run.options.block_seconds
+    say(f"measuring for about {seconds / 60:.0f} minutes ...")
+    for number, order in enumerate(orders(run.options.arms, run.options.pairs)):
+        for workload in run.workloads:
+            for place, arm in enumerate(order):
+                run.blocks.append(block(run, workload, arm, number, place))
+                if run.options.out:
+                    save(run.options.out, document(run, "it is still running"))
+
+
+def warm_up(run: Run, arm: str) -> None:
+    """Two rounds of requests of each kind; of long answers, what share of their tokens was lifted."""
+    seed = 1, list(ARMS).index(arm)  # arms of one server must not find each other's prompts in its cache
+    for workload in WORKLOADS[run.options.model]:
+        heard = send(run, workload, arm, 2 * CONCURRENCY, seed, keep=True)
+        if workload.answer_tokens > 1 and (found := lifted(heard.bodies)):
+            run.lifted[arm] = found
+
+
+def pilot(run: Run, workload: Workload) -> int:
+    """How many requests keep stock vLLM busy for a block: whole rounds of CONCURRENCY, so that none works alone."""
+    done, spent, wanted = 0, 0.0, float(run.options.block_seconds)
+    while spent < PILOT_SECONDS:
+        spent += send(run, workload, BASELINE, 2 * CONCURRENCY, (2, done)).seconds
+        done += 2
+    return CONCURRENCY * math.ceil(wanted * done / spent)
+
+
+def lifted(bodies: Sequence[bytes]) -> dict[str, Any] | None:
+    """What the server's own readings say: of generated tokens, the share lifted at a capped layer."""
+    readings = [told for body in bodies if isinstance(told := json.loads(body).get("mooring"), dict)]
+    layers = [
+        {layer: of["lifted_share"] for layer, of in told["layers"].items() if int(layer) != told["monitored_layer"]}
+        for told in readings
+        if told.get("layers")
+    ]
+    if not layers:
+        return None
+    by_layer = {layer: sum(one[layer] for one in layers) / len(layers) for layer in layers[0]}
+    return {
+        "share": round(sum(by_layer.values()) / len(by_layer), 4),
+        "by_layer": {layer: round(share, 4) for layer, share in by_layer.items()},
+        "tokens": sum(told["measured_tokens"] for told in readings),
+        "complete": all(told["complete"] for told in readings),
+    }
+
+
+# --- a block -------------------------------------------------------------------------------------
+
+
+def send(run: Run, workload: Workload, arm: str, requests: int, seed: tuple[int, ...], keep: bool = False) -> Heard:
+    server = run.servers[ARMS[arm].server]
+    try:
+        return load.run(Pass(target(arm, run.subject, server), workload, requests, CONCURRENCY, seed, keep))
+    except CannotMeasure as reason:
+        server.check()
+        raise CannotMeasure(f"{arm}, {workload.name}: {reason}") from None
+
+
+def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> dict[str, Any]:
+    """Load one arm and take down what all processes used meanwhile."""
+    requests = run.requests[workload.name]
+    before, machine = {name: s.cpu_seconds() for name, s in run.servers.items()}, psutil.cpu_times()
+    heard = send(run, workload, arm, requests, (3, number))
+    used = {name: server.cpu_seconds() - before[name] for name, server in run.servers.items()}
+    own, tokens = used.pop(ARMS[arm].server), workload.tokens(requests)
+    measured = {
+        "workload": workload.name,
+        "round": number,
+        "place": place,
+        "arm": arm,
+        "ended": round(time.time(), 1),
+        "seconds": round(heard.seconds, 4),
+        "requests": requests,
+        "tokens": tokens,
+        "tokens_per_s": tokens / heard.seconds,
+        "itl_ms": (percentiles(heard.gaps) or {}).get("p50"),
+        "latency_ms": (percentiles(heard.latencies) or {})["p50"],
+        "cpu_s_per_token": own / tokens,
+        "inter_token_ms": percentiles(heard.gaps),
+        "first_token_ms": percentiles(heard.first_tokens),
+        "request_ms": percentiles(heard.latencies),
+        "server_cpu_s": round(own, 3),
+        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in used.items()},
+        "client_cpu_s": round(heard.client_cpu, 3),
+        "others_cpu_s": others(machine, own + sum(used.values()) + heard.client_cpu),
+    }
+    say(f"  {workload.name} {number + 1}/{run.options.pairs} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
+    return measured
+
+
+def others(before: Any, ours: float) -> float:
+    """CPU seconds that everything else on the machine took, stolen time included."""
+    after = psutil.cpu_times()
+    busy = [name for name in after._fields if name not in ("idle", "iowait", "guest", "guest_nice")]
+    return round(float(sum(getattr(after, name) - getattr(before, name) for name in busy)) - ours, 3)
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+def document(run: Run, stopped: str | None) -> Result:
+    """The whole result; `stopped` says why it is not whole."""
+    options = run.options
+    found = results(run.blocks, options.arms, [w.name for w in run.workloads])
+    return {
+        "benchmark": "overhead",
+        "partial": stopped is not None,
+        "stopped": stopped,
+        "where": run.where,
+        "settings": {
+            "model": options.model,
+            "arms": options.arms,
+            "pairs": options.pairs,
+            "block_seconds": options.block_seconds,
+            "concurrency": CONCURRENCY,
+            "workloads": [w._asdict() | {"requests": run.requests.get(w.name)} for w in run.workloads],
+            "options": list(OPTIONS),
+            "compiled": True,
+        },
+        "lifted": run.lifted,
+        "disturbed_blocks": disturbed(run.blocks, run.where["cores"]),
+        "results": found,
+        "targets": targets(options.model, found, options.pairs, options.block_seconds),
+        "blocks": run.blocks,
+    }
+
+
+def tell(run: Run, stopped: str | None) -> None:
+    result = document(run, stopped)
+    if run.options.out:
+        save(run.options.out, result)
+    print(card(result), end="\n\n")
+    print(json.dumps(result, separators=(",", ":")))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,439 @@
+"""benchmarks/overhead.py on fakes: the order of blocks, their statistics, the load, and runs that end early."""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import arms
+import blocks
+import load
+import overhead
+import overhead_result
+import record
+from load import CannotMeasure, Heard, Pass, Target, Workload
+
+DECODE = Workload("decode", 4, 5)
+PREFILL = Workload("prefill", 8, 1)
+
+
+# --- the order of blocks -------------------------------------------------------------------------
+
+
+def test_two_arms_take_turns_as_abba() -> None:
+    assert blocks.orders("ab", 4) == [["a", "b"], ["b", "a"], ["a", "b"], ["b", "a"]]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_every_arm_stands_everywhere_and_follows_every_other_equally_often(count: int) -> None:
+    names = "abcde"[:count]
+    design = blocks.orders(names, count if count % 2 == 0 else 2 * count)
+    places = Counter((arm, place) for order in design for place, arm in enumerate(order))
+    neighbours = Counter(pair for order in design for pair in pairwise(order))
+    assert len(places) == count**2 and len(set(places.values())) == 1
+    assert len(neighbours) == count * (count - 1) and len(set(neighbours.values())) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_a_linear_drift_favours_no_arm_over_two_rounds(count: int) -> None:
+    first, second, *_ = blocks.orders("abcde"[:count], 2)
+    later = first + second
+    assert len({sum(i for i, arm in enumerate(later) if arm == name) for name in first}) == 1
+
+
+# --- their statistics ----------------------------------------------------------------------------
+
+
+def made(values: Mapping[str, list[float]], number: str = "tokens_per_s") -> list[dict[str, Any]]:
+    """Blocks of a fake run: arm -> its number in every round."""
+    other = dict.fromkeys(overhead_result.NUMBERS, 1.0)
+    return [
+        {"workload": "decode", "round": r, "arm": arm, "seconds": 30.0, "others_cpu_s": 0.0, **other, number: value}
+        for arm, found in values.items()
+        for r, value in enumerate(found)
+    ]
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    run = made({"stock": [100.0, 200.0, 400.0], "default": [99.0, 198.0, 396.0]})
+    assert blocks.paired(run, "default", "stock", "tokens_per_s") == pytest.approx([0.99] * 3)
+
+
+def test_a_round_that_misses_an_arm_is_no_pair() -> None:
+    run = made({"stock": [100.0, 100.0], "default": [90.0]})
+    assert blocks.paired(run, "default", "stock", "tokens_per_s") == [0.9]
+
+
+def test_the_null_uses_no_block_twice() -> None:
+    run = made({"stock": [1.0, 2.0, 4.0, 16.0, 99.0]})
+    assert blocks.null(run, "stock", "tokens_per_s") == [2.0, 4.0]
+
+
+def test_equal_ratios_have_an_interval_of_no_width() -> None:
+    found = blocks.estimate([0.98] * 20)
+    assert (found.median, found.low, found.high) == pytest.approx((0.98, 0.98, 0.98))
+    assert found.spread == pytest.approx(0.0)
+
+
+def test_an_estimate_of_little_says_little() -> None:
+    assert blocks.estimate([]) == (None, None, None, None, [])
+    assert blocks.estimate([0.9])[:3] == (pytest.approx(0.9), None, None)
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1)
+    found = [blocks.estimate(np.exp(rng.normal(-0.02, 0.01, 20)).tolist()) for _ in range(100)]
+    held = sum(one.low <= np.exp(-0.02) <= one.high for one in found if one.low and one.high)
+    assert 88 <= held <= 100
+
+
+@pytest.mark.parametrize(
+    ("model", "ratios", "met"),
+    [
+        ("demo", [0.93] * 4, True),
+        ("demo", [0.92] * 4, False),
+        ("qwen3-0.6b-shape", [0.985] * 4, True),
+        ("qwen3-0.6b-shape", [0.90, 0.99, 0.99, 0.90], False),
+        ("qwen3-0.6b-shape", [0.99], None),
+        ("demo", [], None),
+    ],
+)
+def test_a_target_is_met_by_numbers_alone(model: str, ratios: list[float], met: bool | None) -> None:
+    run = made({"stock": [100.0] * len(ratios), "default": [100.0 * ratio for ratio in ratios]})
+    found = overhead_result.results(run, ["stock", "default"], ["decode"])
+    (target,) = overhead_result.targets(model, found, 4, 30.0)
+    assert target["met"] is met
+    assert not target["full_size"]
+
+
+def test_a_block_is_disturbed_where_others_took_much_of_the_machine() -> None:
+    run = made({"stock": [1.0, 1.0]})
+    run[1]["others_cpu_s"] = 4.0
+    assert overhead_result.disturbed(run, cores=2) == 1
+
+
+# --- the load ------------------------------------------------------------------------------------
+
+
+class Fake:
+    """An endpoint that answers `tokens` tokens under `profile`, and keeps what it was asked."""
+
+    def __init__(self, tokens: int | None = None, profile: str | None = None, status: int = 200) -> None:
+        self.tokens, self.profile, self.status = tokens, profile, status
+        self.asked: list[dict[str, Any]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.asked.append(body)
+        tokens = self.tokens or body["max_tokens"]
+        usage = {"usage": {"completion_tokens": tokens}}
+        headers = {load.PROFILE_HEADER: self.profile} if self.profile else {}
+        if not body.get("stream"):
+            return web.json_response(usage | {"choices": [{"text": "w" * tokens}]}, status=self.status, headers=headers)
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        for event in [{"choices": [{"text": "w"}]}] * tokens + [usage]:
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def serve(self) -> Iterator[str]:
+        import asyncio
+
+        ready, stop, where = threading.Event(), asyncio.Event(), []
+        loop = asyncio.new_event_loop()
+
+        async def main() -> None:
+            app = web.Application()
+            app.router.add_post("/v1/completions", self.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            where.append(runner.addresses[0][1])
+            ready.set()
+            await stop.wait()
+            await runner.cleanup()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+        thread.start()
+        ready.wait()
+        yield f"http://127.0.0.1:{where[0]}/v1/completions"
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Fake], str]]:
+    open_ones: list[Iterator[str]] = []
+
+    def serve(fake: Fake) -> str:
+        open_ones.append(fake.serve())
+        return next(open_ones[-1])
+
+    yield serve
+    for one in open_ones:
+        next(one, None)
+
+
+def aim(url: str, asked: str | None = None, answered: str | None = None) -> Target:
+    return Target(url, "m", 1000, [asked], [answered])
+
+
+def test_all_requests_are_answered_and_one_connection_streams(serving: Callable[[Fake], str]) -> None:
+    fake = Fake()
+    heard = load.run(Pass(aim(serving(fake)), DECODE, 12, 4, (0,)))
+    streams = sum(bool(body.get("stream")) for body in fake.asked)
+    assert len(heard.latencies) == len(fake.asked) == 12
+    assert 0 < streams < 12
+    assert len(heard.gaps) <= streams * DECODE.answer_tokens
+    assert heard.seconds > 0
+
+
+def test_answers_of_one_token_are_not_streamed(serving: Callable[[Fake], str]) -> None:
+    fake = Fake()
+    heard = load.run(Pass(aim(serving(fake)), PREFILL, 6, 2, (0,)))
+    assert not any(body.get("stream") for body in fake.asked)
+    assert heard.gaps == []
+    assert load.percentiles(heard.gaps) is None
+
+
+def test_equal_seeds_ask_every_arm_the_same_and_no_prompt_comes_twice() -> None:
+    stock = load.asks(aim("u"), DECODE, 20, (3, 0), streaming=False)
+    other = load.asks(aim("u", "off", "off"), DECODE, 20, (3, 0), streaming=False)
+    later = load.asks(aim("u"), DECODE, 20, (3, 1), streaming=False)
+    prompts = [[json.loads(ask.body)["prompt"] for ask in asks] for asks in (stock, other, later)]
+    assert prompts[0] == prompts[1]
+    assert len({tuple(p) for p in prompts[0] + prompts[2]}) == 40
+    assert "vllm_xargs" not in json.loads(stock[0].body)
+    assert json.loads(other[0].body)["vllm_xargs"] == {"mooring_profile": "off"}
+
+
+def test_sixteen_profiles_are_asked_for_in_turn() -> None:
+    arm = arms.ARMS["sixteen"]
+    asks = load.asks(Target("u", "m", 1000, arm.asked, arm.asked), DECODE, 32, (0,), streaming=False)
+    named = Counter(json.loads(ask.body).get("vllm_xargs", {}).get("mooring_profile") for ask in asks)
+    assert len(named) == 16 and set(named.values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("fake", "said"),
+    [
+        (Fake(tokens=3), "5 tokens were asked for"),
+        (Fake(profile="off"), "ran under profile 'off'"),
+        (Fake(status=500), "answered 500"),
+    ],
+)
+def test_an_answer_that_is_not_what_was_asked_for_ends_the_run(
+    fake: Fake, said: str, serving: Callable[[Fake], str]
+) -> None:
+    with pytest.raises(CannotMeasure, match=said):
+        load.run(Pass(aim(serving(fake)), DECODE, 4, 2, (0,)))
+
+
+def test_a_server_that_is_not_there_is_one_clear_line() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(CannotMeasure, match="the server broke off"):
+        load.run(Pass(aim(f"http://127.0.0.1:{port}/"), DECODE, 4, 2, (0,)))
+
+
+# --- servers -------------------------------------------------------------------------------------
+
+SUBJECT = arms.Subject("demo", "model", "demo", "strong", 1000, (), Path("profiles.yaml"), 1)
+
+
+def test_all_servers_get_the_same_options_of_vllm() -> None:
+    options = ["--max-model-len", "7"]
+    assert all(arms.command_of(name, SUBJECT, options)[-2:] == options for name in ("stock", "mooring", "sixteen"))
+
+
+def test_the_stock_server_loads_nothing_of_mooring() -> None:
+    given = {"VLLM_PLUGINS": "mooring,other", "VLLM_FOO": "1", "PATH": "p"}
+    found = arms.environment_of("stock", SUBJECT, given)
+    assert found["VLLM_PLUGINS"] == "other"
+    assert "VLLM_FOO" not in found and found["PATH"] == "p"
+    assert found == arms.environment_of("mooring", SUBJECT, given)
+    assert not any("mooring" in word for word in arms.command_of("stock", SUBJECT, []))
+
+
+def test_a_server_that_dies_says_why_in_its_last_words(tmp_path: Path) -> None:
+    script = "import sys; print('mooring: no axis is known'); sys.exit(3)"
+    server = arms.Server("mooring", [sys.executable, "-c", script], {}, tmp_path / "log")
+    with pytest.raises(CannotMeasure, match="mooring server stopped with code 3: mooring: no axis is known"):
+        server.start()
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+class FakeServer:
+    """Costs 1 CPU second per look, and dies when it is told to."""
+
+    dead = False
+
+    def __init__(self, name: str) -> None:
+        self.name, self.url, self.stopped, self._cpu = name, "u", False, 0.0
+
+    def start(self) -> None:
+        pass
+
+    def check(self) -> None:
+        if FakeServer.dead:
+            raise CannotMeasure(f"the {self.name} server stopped with code -9: killed")
+
+    def cpu_seconds(self) -> float:
+        self._cpu += 1.0
+        return self._cpu
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeServer]]:
+    """A run of overhead.py without a server; blocks of `stock` are a tenth faster."""
+    made: dict[str, FakeServer] = {}
+
+    def servers(subject: Any, names: list[str], *rest: Any) -> dict[str, FakeServer]:
+        made.update({arms.ARMS[name].server: FakeServer(arms.ARMS[name].server) for name in names})
+        return made
+
+    def run(given: Pass) -> Heard:
+        stock = given.target.answered == [None]
+        seconds = given.requests * (0.09 if stock else 0.1)
+        return Heard([0.1], [0.003] * (given.workload.answer_tokens > 1), [], [], seconds, 0.01)
+
+    monkeypatch.setattr(overhead, "servers", servers)
+    monkeypatch.setattr(load, "run", run)
+    monkeypatch.setattr(FakeServer, "dead", False)
+    yield made
+
+
+def result_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_whole_run_ends_in_its_json(
+    fakes: dict[str, FakeServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "result.json"
+    assert overhead.main(["--model", "demo", "--pairs", "3", "--block-seconds", "2", "--out", str(out)]) == 0
+    found = result_of(capsys)
+    assert found == json.loads(out.read_text())
+    assert found["partial"] is False
+    assert len(found["blocks"]) == 3 * 2 * 3
+    ratio = found["results"]["decode"]["ratios"]["default/stock"]["tokens_per_s"]
+    assert ratio["pairs"] == pytest.approx([0.9] * 3)
+    assert found["results"]["prefill"]["null"]["tokens_per_s"]["pairs"] == [1.0]
+    assert [target["met"] for target in found["targets"]] == [False, False]
+    assert {"commit", "date", "versions", "processor"} <= found["where"].keys()
+    assert all(server.stopped for server in fakes.values())
+    assert found["blocks"][0]["resting_servers_cpu_s"].keys() == {"mooring"}
+
+
+def test_an_interrupted_run_keeps_its_blocks_and_says_so(
+    fakes: dict[str, FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = overhead.block
+
+    def block(run: Any, workload: Any, arm: str, number: int, place: int) -> dict[str, Any]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return measured(run, workload, arm, number, place)
+
+    monkeypatch.setattr(overhead, "block", block)
+    out = tmp_path / "result.json"
+    assert overhead.main(["--model", "demo", "--workload", "decode", "--out", str(out)]) == overhead.INTERRUPTED
+    found = result_of(capsys)
+    assert found == json.loads(out.read_text())
+    assert found["partial"] is True and found["stopped"] == "it was interrupted"
+    assert len(found["blocks"]) == 3
+    assert all(server.stopped for server in fakes.values())
+
+
+def test_what_was_measured_is_on_disk_after_every_block(
+    fakes: dict[str, FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "result.json", []
+
+    def save(path: Path, document: Mapping[str, Any]) -> None:
+        record.save(path, document)
+        seen.append(json.loads(out.read_text()))
+
+    monkeypatch.setattr(overhead, "save", save)
+    overhead.main(["--model", "demo", "--short", "--workload", "prefill", "--out", str(out)])
+    assert [len(one["blocks"]) for one in seen] == [1, 2, 3, 4, 5, 6, 6]
+    assert [one["partial"] for one in seen] == [True] * 6 + [False]
+
+
+def test_a_server_that_dies_ends_the_run_in_one_line(
+    fakes: dict[str, FakeServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered, calls = load.run, []
+
+    def run(given: Pass) -> Heard:
+        calls.append(given)
+        if len(calls) > 10:
+            FakeServer.dead = True
+            raise CannotMeasure("the server broke off")
+        return answered(given)
+
+    monkeypatch.setattr(load, "run", run)
+    assert overhead.main(["--model", "demo", "--short", "--workload", "decode"]) == 2
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "overhead: the mooring server stopped with code -9: killed"
+    assert json.loads(told.out.splitlines()[-1])["partial"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "gpt-9"], "invalid choice: 'gpt-9'"),
+        ([], "--model"),
+        (["--model", "demo", "--arms", "stock,nothing"], "there is no arm 'nothing'"),
+        (["--model", "demo", "--arms", "off,default"], "name 'stock'"),
+        (["--model", "demo", "--pairs", "0"], "must be above 0"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        overhead.parse(arguments)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_short_is_two_pairs_of_five_seconds() -> None:
+    options = overhead.parse(["--model", "demo", "--short"])
+    assert (options.pairs, options.block_seconds) == (2, 5.0)
+
+
+def test_the_share_of_lifted_tokens_is_the_servers_own_reading() -> None:
+    layers = {"3": {"lifted_share": 0.0}, "4": {"lifted_share": 0.5}, "5": {"lifted_share": 0.25}}
+    told = {"monitored_layer": 3, "layers": layers, "measured_tokens": 7, "complete": True}
+    found = overhead.lifted([json.dumps({"mooring": told}).encode()] * 2 + [b"{}"])
+    assert found == {"share": 0.375, "by_layer": {"4": 0.5, "5": 0.25}, "tokens": 14, "complete": True}
+    assert overhead.lifted([b"{}"]) is None
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    record.save(path, {"a": 1})
+    with pytest.raises(TypeError):
+        record.save(path, {"a": time})
+    assert [json.loads(found.read_text()) for found in tmp_path.iterdir()] == [{"a": 1}]
