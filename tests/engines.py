@@ -5,12 +5,15 @@ In-process because the tests look into the worker; the served path has its proce
 
 import gc
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mooring_axes.profiles import ResolvedProfile
-from mooring_hooks.table import Settings, publish
+from mooring_hooks.engine import TRUST
+from mooring_hooks.inbox import Inbox, Rows
+from mooring_hooks.table import Settings, SlotTable, publish, tables_folder
 
 # Read when vLLM is imported or its configuration is made.
 os.environ.update(
@@ -42,6 +45,8 @@ class Engine:
         from vllm import LLM
 
         self.settings: Settings = publish(profiles, default)
+        self.table = SlotTable.fetch(tables_folder(), self.settings.table)
+        self.inbox = Inbox(len(self.table.layers))
         self.llm = LLM(
             str(model),
             worker_cls="mooring_hooks.worker.Worker",
@@ -54,20 +59,37 @@ class Engine:
         return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
 
     def answer(self, prompts: Sequence[Any], profiles: Any, max_tokens: int = 12, **sampling: Any) -> list[Any]:
-        """Greedy answers in one batch, each with `.reading` (see mooring_hooks.watch)."""
+        """Greedy answers in one batch, each with `.reading` (what mooring_hooks.watch saw of every position) and
+        `.rows` (what was sent about the generated ones, per choice)."""
         names = [profiles] * len(prompts) if profiles is None or isinstance(profiles, str) else profiles
         parameters = [sampling_params(name, max_tokens, **sampling) for name in names]
+        tickets = [self.inbox.open(p.n) for p in parameters]
+        for p, ticket in zip(parameters, tickets, strict=True):
+            p.extra_args = (p.extra_args or {}) | ticket.to_extra_args(TRUST)
         self.llm.collective_rpc("mooring_watch", args=("",))
         outputs = self.llm.generate(
             [p if isinstance(p, str) else {"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False
         )
         readings = self.llm.collective_rpc("mooring_readings", args=("",))[0]
-        for output in outputs:
+        for output, ticket in zip(outputs, tickets, strict=True):
+            output.rows = [self.rows(ticket.number + i, len(o.token_ids)) for i, o in enumerate(output.outputs)]
+            self.inbox.close(ticket)
             own = [r for request, r in readings.items() if request.split("-")[0] == output.request_id]
             output.reading = own[0] if len(own) == 1 else own
         return outputs
 
+    def rows(self, number: int, tokens: int) -> Rows:
+        """The answer's rows once they are complete, or what there is after a second."""
+        until = time.monotonic() + 1
+        while True:
+            self.inbox.drain()
+            rows = self.inbox.collect(number, tokens - 1)
+            if len(rows) == tokens - 1 or time.monotonic() > until:
+                return rows
+            time.sleep(0.001)
+
     def close(self) -> None:
+        self.inbox.stop()
         close(self.llm)
         del self.llm
 

@@ -65,6 +65,16 @@ def projection_gap(replayed: Replayed, output: Any) -> float:
     )
 
 
+def readings_gap(replayed: Replayed, output: Any, layers: Sequence[int]) -> float:
+    """Largest |d projection| / max(1, |projection|) over the generated positions and sites that were sent; every
+    position must be there, once and in its place."""
+    (rows,) = output.rows
+    start, count = len(output.prompt_token_ids), len(output.outputs[0].token_ids) - 1
+    assert rows.index.tolist() == list(range(count))
+    wanted = torch.stack([replayed.projections[layer][start : start + count] for layer in layers])
+    return float(((wanted - torch.tensor(rows.projections)).abs() / wanted.abs().clamp(min=1)).max())
+
+
 def lifted_share(output: Any) -> float:
     """Share of (capped layer, position) rows that the cap moved."""
     lifts = [lift for values in output.reading["lifts"].values() if any(values) for lift in values]

@@ -11,6 +11,7 @@ The sender may drop a frame, and counts it; it never blocks the model and never 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -137,6 +138,10 @@ class Sender:
             self._dropped[address] += 1
         else:
             self._dropped[address] = 0
+
+    def count_dropped(self, inboxes: Sequence[tuple[str, str]]) -> None:
+        """One frame to each of these (address, key) was not even made."""
+        self._dropped.update(address for address, _ in inboxes)
 
     def _connect(self, address: str, key: str) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.PUSH)

@@ -21,6 +21,8 @@ class Reading:
     """Of one answer; T tokens, S sites. The means are None where no token was measured."""
 
     tokens: int
+    complete: bool
+    """Whether every position that should have a reading has one."""
     projection: float | None
     """At the monitored layer."""
     drift: float | None
@@ -55,11 +57,11 @@ class Measure:
         """Whether a profile acts before the monitored layer, so that drift already contains its lifts."""
         return bool(self._acts[: self.monitored, slot].any())
 
-    def read(self, rows: Rows, slot: int) -> Reading:
+    def read(self, rows: Rows, slot: int, complete: bool) -> Reading:
         """`slot` is the answer's profile; every row is judged by the slot it ran in."""
         lifts = self._lifts(rows)
         if not len(rows):
-            return Reading(0, None, None, None, None, {}, rows.index, rows.projections, lifts)
+            return Reading(0, complete, None, None, None, None, {}, rows.index, rows.projections, lifts)
         lifted = lifts != 0
         means = rows.projections.mean(axis=1, dtype=np.float64)
         lift, share = lifts.mean(axis=1, dtype=np.float64), lifted.mean(axis=1)
@@ -67,6 +69,7 @@ class Measure:
         projection = float(means[self.monitored])
         return Reading(
             tokens=len(rows),
+            complete=complete,
             projection=projection,
             drift=self._drift(projection, slot),
             lifted_share=float(lifted.any(axis=0).mean()),

@@ -64,8 +64,11 @@ class Readings:
 
         if self._later is None:
             send()
-        elif not self._later.full():
-            self._later.put(send)
+        else:
+            try:
+                self._later.put_nowait(send)
+            except queue.Full:
+                self._sender.count_dropped(tickets.inboxes)
 
     def _send(self, batch: Batch, rows: Any, tickets: Tickets, counts: Any, projections: Any) -> None:
         index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)

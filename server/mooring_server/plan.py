@@ -32,6 +32,8 @@ from mooring_server.choice import aliases
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
 DEMO: Final = "demo"
+DEMO_OPTIONS: Final = {"--max-model-len": "2048", "--max-num-seqs": "64"}
+"""Of vLLM's engine, where the operator gives no others."""
 QUIET: Final = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
 """For the demo, whose reader wants to see Mooring's lines and not those of the libraries below it."""
 PLUGIN_GROUPS: Final = (
@@ -264,11 +266,7 @@ def _argv(model: str, rest: Sequence[str], settings: Settings) -> list[str]:
 
 def _demo_options(rest: Sequence[str]) -> list[str]:
     given = {argument.split("=")[0] for argument in rest}
-    defaults = {
-        "--max-model-len": "2048",
-        "--max-num-seqs": "64",
-        "--uvicorn-log-level": "warning",
-    }
+    defaults = DEMO_OPTIONS | {"--uvicorn-log-level": "warning"}
     return [word for name, value in defaults.items() if name not in given for word in (name, value)]
 
 

@@ -75,7 +75,9 @@ class MooringPlugin:
             raise CannotServe("mooring's general plugin was not loaded in the API server: profiles would go unchecked")
         await _all_agree(engine_client, settings)
         say("testing the cap with real requests ...")
-        await probe_requests(settings, _scale(engine_client.vllm_config), _engine(engine_client), _watch(engine_client))
+        await probe_requests(
+            settings, Scale.of(engine_client.vllm_config), _engine(engine_client), _watch(engine_client)
+        )
         return settings
 
 
@@ -125,16 +127,6 @@ def _watch(engine_client: Any) -> Watch:
         return await engine_client.collective_rpc("mooring_readings", args=(prefix,))
 
     return Watch(begin, end)
-
-
-def _scale(vllm_config: Any) -> Scale:
-    cache, model = vllm_config.cache_config, vllm_config.model_config
-    return Scale(
-        block_size=cache.block_size,
-        prefix_caching=bool(cache.enable_prefix_caching),
-        max_tokens=model.max_model_len,
-        vocabulary=model.get_vocab_size(),
-    )
 
 
 def _choose_early(settings: Settings, served: list[str]) -> None:

@@ -29,8 +29,8 @@ async def final_member(turn: Turn) -> bytes:
     found = await turn.settle()
     answers = turn.answers()
     objects = []
-    for answer, (reading, complete) in zip(answers, found, strict=True):
-        told = _object(turn, reading, complete)
+    for answer, reading in zip(answers, found, strict=True):
+        told = _object(turn, reading)
         if turn.wants_tokens:
             told["tokens"] = _tokens(turn, reading, answer.reported) | {"truncated": reading.tokens > TOKENS_MOST}
         objects.append(told)
@@ -51,7 +51,7 @@ def _member(objects: Sequence[dict[str, Any]]) -> bytes:
     return b'"mooring":' + msgspec.json.encode(several if len(objects) > 1 else objects[0])
 
 
-def _object(turn: Turn, reading: Reading, complete: bool) -> dict[str, Any]:
+def _object(turn: Turn, reading: Reading) -> dict[str, Any]:
     measure = turn.measure
     told = _head(turn) | {
         "projection": _short(reading.projection),
@@ -60,7 +60,7 @@ def _object(turn: Turn, reading: Reading, complete: bool) -> dict[str, Any]:
         "lifted_share": _short(reading.lifted_share),
         "mean_lift": _short(reading.mean_lift),
         "measured_tokens": reading.tokens,
-        "complete": complete,
+        "complete": reading.complete,
         "layers": {
             str(layer): {"projection": _short(p), "lift": _short(lift), "lifted_share": _short(share)}
             for layer, (p, lift, share) in reading.layers.items()

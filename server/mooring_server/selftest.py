@@ -34,6 +34,16 @@ class Scale:
     max_tokens: int
     vocabulary: int
 
+    @classmethod
+    def of(cls, vllm_config: Any) -> "Scale":
+        cache, model = vllm_config.cache_config, vllm_config.model_config
+        return cls(
+            block_size=cache.block_size,
+            prefix_caching=bool(cache.enable_prefix_caching),
+            max_tokens=model.max_model_len,
+            vocabulary=model.get_vocab_size(),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -173,8 +173,8 @@ class Turn:
         params.extra_args = (params.extra_args or {}) | part.ticket.to_extra_args(TRUST)
         return _noting(generate(prompt, params, *a, **k), part)
 
-    async def settle(self) -> list[tuple[Reading, bool]]:
-        """Each answer's reading and whether it is complete, after a bounded wait."""
+    async def settle(self) -> list[Reading]:
+        """Each answer's reading, after a bounded wait for what is missing."""
         assert self._meter is not None
         until = asyncio.get_running_loop().time() + PATIENCE
         while True:
@@ -184,13 +184,13 @@ class Turn:
                 break
             await asyncio.sleep(POLL)
         metrics.READINGS_LOST.inc(sum(not complete for _, complete in found))
-        return [(self._read(rows), complete) for rows, complete in found]
+        return [self.measure.read(rows, self.slot, complete) for rows, complete in found]
 
     def so_far(self) -> list[Reading]:
         """Each answer's reading from what has come, without a wait."""
         assert self._meter is not None
         self._meter.drain()
-        return [self._read(answer.rows()[0]) for answer in self.answers()]
+        return [self.measure.read(answer.rows()[0], self.slot, complete=False) for answer in self.answers()]
 
     def close(self) -> None:
         self._open = False
@@ -207,9 +207,6 @@ class Turn:
     def slot(self) -> int:
         assert self._meter is not None and self.profile is not None
         return self._meter.slots[self.profile]
-
-    def _read(self, rows: Rows) -> Reading:
-        return self.measure.read(rows, self.slot)
 
 
 CURRENT: ContextVar[Turn | None] = ContextVar("mooring_turn", default=None)

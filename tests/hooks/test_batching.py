@@ -16,8 +16,9 @@ from vllm.v1.engine.input_processor import InputProcessor
 from engines import Engine, close, logprobs_of, sampling_params, stock_engine
 from mooring_axes.errors import CannotServe
 from mooring_axes.profiles import ResolvedProfile
+from mooring_hooks.engine import TRUST
 from mooring_hooks.rows import BlockLedger, ForeignBlock
-from parity import greedy_tokens, layer_set_profiles, logprob_gap, projection_gap, replay_answer
+from parity import greedy_tokens, layer_set_profiles, logprob_gap, projection_gap, readings_gap, replay_answer
 from tiny import Replay, median_projections, prompts, random_axis
 
 pytestmark = pytest.mark.engine
@@ -58,10 +59,12 @@ def tokens(outputs: list[Any]) -> list[list[int]]:
 
 
 def equal_the_replay(bench: Bench, outputs: list[Any], names: list[str]) -> None:
+    """Tokens, their logprobs, and the readings of every generated position at every site."""
     for output, name in zip(outputs, names, strict=True):
         replayed = replay_answer(bench.replay, output, bench.profiles[name])
         assert list(output.outputs[0].token_ids) == greedy_tokens(replayed, output)
         assert logprob_gap(replayed, output) <= 1e-3
+        assert readings_gap(replayed, output, bench.engine.table.layers) <= 1e-3
 
 
 def metric(engine: Engine, name: str) -> float:
@@ -123,12 +126,15 @@ def test_preempted_requests_resume_with_the_same_tokens(bench: Bench) -> None:
 def test_all_of_n_choices_are_capped(bench: Bench) -> None:
     (output,) = bench.engine.answer([TEXTS[0]], "all", n=3, temperature=1.0, seed=1)
     assert len({tuple(choice.token_ids) for choice in output.outputs}) > 1
-    for choice in output.outputs:
+    for choice, rows in zip(output.outputs, output.rows, strict=True):
         replayed = bench.replay.run([*TEXTS[0], *choice.token_ids], bench.profiles["all"])
         start = len(TEXTS[0]) - 1
         wanted = [float(replayed.logprobs[start + i, token]) for i, token in enumerate(choice.token_ids)]
         found = [step[token].logprob for step, token in zip(choice.logprobs, choice.token_ids, strict=True)]
         assert found == pytest.approx(wanted, abs=1e-3)
+        for layer, projections in zip(bench.engine.table.layers, rows.projections, strict=True):
+            read = replayed.projections[layer][start + 1 : start + len(choice.token_ids)].tolist()
+            assert projections.tolist() == pytest.approx(read, rel=1e-3, abs=1e-3)
 
 
 def test_a_stop_ends_the_same_tokens_earlier(bench: Bench) -> None:
@@ -141,8 +147,11 @@ def test_a_stop_ends_the_same_tokens_earlier(bench: Bench) -> None:
 
 def test_an_abort_leaves_its_neighbours_alone(bench: Bench) -> None:
     engine = bench.engine.llm.llm_engine
+    tickets = [bench.engine.inbox.open() for _ in PROFILES * 2]
     for i, name in enumerate(PROFILES * 2):
-        engine.add_request(f"abort-{i}", {"prompt_token_ids": TEXTS[i]}, sampling_params(name, 12))
+        parameters = sampling_params(name, 12)
+        parameters.extra_args |= tickets[i].to_extra_args(TRUST)
+        engine.add_request(f"abort-{i}", {"prompt_token_ids": TEXTS[i]}, parameters)
     for _ in range(4):
         engine.step()
     engine.abort_request([f"abort-{i}" for i in range(3)])
@@ -150,7 +159,23 @@ def test_an_abort_leaves_its_neighbours_alone(bench: Bench) -> None:
     while engine.has_unfinished_requests():
         finished |= {output.request_id: output for output in engine.step() if output.finished}
     assert sorted(finished) == ["abort-3", "abort-4", "abort-5"]
+    for i in range(3, 6):
+        finished[f"abort-{i}"].rows = [bench.engine.rows(tickets[i].number, 12)]
     equal_the_replay(bench, [finished[f"abort-{i}"] for i in range(3, 6)], PROFILES)
+
+
+def test_a_neighbour_that_nobody_measures_costs_no_reading(bench: Bench) -> None:
+    engine = bench.engine.llm.llm_engine
+    ticket = bench.engine.inbox.open()
+    for i, extra in enumerate(({}, ticket.to_extra_args(TRUST), {})):
+        parameters = sampling_params("all", 6)
+        parameters.extra_args |= extra
+        engine.add_request(f"mixed-{i}", {"prompt_token_ids": TEXTS[i]}, parameters)
+    finished = {}
+    while engine.has_unfinished_requests():
+        finished |= {output.request_id: output for output in engine.step() if output.finished}
+    finished["mixed-1"].rows = [bench.engine.rows(ticket.number, 6)]
+    equal_the_replay(bench, [finished["mixed-1"]], ["all"])
 
 
 # --- isolation -----------------------------------------------------------------------------------

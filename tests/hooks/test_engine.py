@@ -10,6 +10,7 @@ from vllm.exceptions import VLLMValidationError
 from mooring_axes.errors import CannotServe
 from mooring_hooks.engine import (
     PROFILE_KEY,
+    TOKENS_KEY,
     TRUST,
     TRUST_KEY,
     admit,
@@ -18,6 +19,7 @@ from mooring_hooks.engine import (
     refuse_unsupported,
     salt,
 )
+from mooring_hooks.frames import READING_KEY
 from mooring_hooks.table import ProfileEntry, Settings
 
 SETTINGS = Settings(
@@ -38,10 +40,31 @@ def test_what_may_not_be_chosen_is_refused_with_the_choices(name: object) -> Non
         admit(SETTINGS, {PROFILE_KEY: name})
 
 
-@pytest.mark.parametrize("key", ["mooring_profiles", "mooring.nonce", "mooring", TRUST_KEY])
+@pytest.mark.parametrize(
+    "key", ["mooring_profiles", "mooring.nonce", "mooring", "mooring_token", TRUST_KEY, READING_KEY]
+)
 def test_a_key_of_ours_that_we_do_not_know_is_refused_and_not_ignored(key: str) -> None:
-    with pytest.raises(VLLMValidationError, match="the one there is, is 'mooring_profile'"):
+    with pytest.raises(VLLMValidationError, match="there are 'mooring_profile' and 'mooring_tokens'"):
         admit(SETTINGS, {key: "off"})
+
+
+@pytest.mark.parametrize("value", ["off", [], ["off", "ipc:///tmp/x", "", 1, 1], ["", "", "", 0, 1], {"a": 1}])
+def test_a_ticket_of_a_clients_own_is_refused(value: object) -> None:
+    with pytest.raises(VLLMValidationError, match="'mooring.reading' is not a parameter"):
+        admit(SETTINGS, {READING_KEY: value})
+
+
+@pytest.mark.parametrize("value", [2, -1, "yes", "true", [1], None])
+def test_tokens_are_asked_for_by_true_or_false(value: object) -> None:
+    with pytest.raises(VLLMValidationError, match="it is true or false"):
+        admit(SETTINGS, {TOKENS_KEY: value})
+
+
+def test_the_servers_own_ticket_is_admitted_and_does_not_skip_the_profile() -> None:
+    ticket = {READING_KEY: [TRUST, "ipc:///tmp/x", "", 1, 1]}
+    admit(SETTINGS, ticket | {PROFILE_KEY: "off", TOKENS_KEY: 1})
+    with pytest.raises(VLLMValidationError, match="choose one of off, strong"):
+        admit(SETTINGS, ticket | {PROFILE_KEY: "hidden"})
 
 
 def test_the_self_test_may_ask_for_any_profile() -> None:

@@ -1,0 +1,236 @@
+"""What goes over the readings socket, and what is made of it at the other end."""
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from mooring_hooks import frames
+from mooring_hooks.frames import Frame, MalformedFrame, Sender, Ticket, decode, encode, records
+from mooring_hooks.inbox import Inbox, Rows
+
+SITES = 3
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    found = Inbox(SITES)
+    yield found
+    found.stop()
+
+
+def words(index: list[int], first: int = 0, sites: int = SITES, bump: float = 0.0) -> Any:
+    """Records of slot 2 whose projection at site s and token i is 10 * s + i + bump."""
+    tokens = np.array(index)
+    values = 10.0 * (first + np.arange(sites))[:, None] + tokens + bump
+    return records(tokens, np.full(len(index), 2), values.astype(np.float32))
+
+
+def push(inbox: Inbox, sender: Sender, numbers: list[int], counts: list[int], rows: Any) -> None:
+    sender.send(inbox.address, inbox.key, np.array(numbers), np.array(counts), rows)
+
+
+def collected(inbox: Inbox, number: int, tokens: int) -> Rows:
+    """What has come after at most a second."""
+    until = time.monotonic() + 1
+    while True:
+        inbox.drain()
+        rows = inbox.collect(number, tokens)
+        if len(rows) == tokens or time.monotonic() > until:
+            return rows
+        time.sleep(0.002)
+
+
+def expected(tokens: int) -> list[list[float]]:
+    return [[10.0 * site + token for token in range(tokens)] for site in range(SITES)]
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+def frame(**changes: Any) -> Frame:
+    numbers, counts = np.array([7], "<i8").tobytes(), np.array([2], "<i4").tobytes()
+    whole: dict[str, Any] = {"first": 0, "sites": SITES, "dropped": 0, "numbers": numbers, "counts": counts,
+                             "records": words([0, 1]).tobytes()}  # fmt: skip
+    return Frame(**whole | changes)
+
+
+def test_a_frame_comes_back_as_it_was() -> None:
+    assert decode(encode(frame()), SITES) == (frame(), [7], [2])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x00" * 40,
+        b"not msgpack at all",
+        msgspec.msgpack.encode({"first": 0}),
+        msgspec.msgpack.encode([0, 3, 0, b"", b""]),
+        msgspec.msgpack.encode(["0", 3, 0, b"", b"", b""]),
+        msgspec.msgpack.encode([0, 3, 0, b"", b"", b"", b"more"]),
+        encode(frame(first=-1)),
+        encode(frame(first=1)),
+        encode(frame(sites=0)),
+        encode(frame(dropped=-1)),
+        encode(frame(numbers=b"123")),
+        encode(frame(numbers=b"")),
+        encode(frame(counts=np.array([-1], "<i4").tobytes())),
+        encode(frame(counts=np.array([0], "<i4").tobytes(), records=b"")),
+        encode(frame(counts=np.array([3], "<i4").tobytes())),
+        encode(frame(records=b"")),
+        encode(frame(records=words([0, 1]).tobytes() + b"x")),
+    ],
+)
+def test_bytes_that_are_no_frame_are_refused(payload: bytes) -> None:
+    with pytest.raises(MalformedFrame):
+        decode(payload, SITES)
+
+
+def test_a_choice_finds_its_number_by_the_index_before_its_id() -> None:
+    extra = Ticket("ipc:///x", "", 10, 3).to_extra_args("trust")
+    assert [Ticket.of(extra, f"{i}_cmpl-1") for i in range(3)] == [Ticket("ipc:///x", "", 10 + i, 1) for i in range(3)]
+    alone = Ticket("ipc:///x", "", 10, 1)
+    assert Ticket.of(alone.to_extra_args("trust"), "7_looks-like-a-choice") == alone
+    assert Ticket.of({}, "cmpl-1") is None
+
+
+# --- inbox ---------------------------------------------------------------------------------------
+
+
+def test_rows_of_several_steps_become_one_answer(inbox: Inbox) -> None:
+    sender, one, two = Sender(0, SITES), inbox.open(), inbox.open()
+    push(inbox, sender, [one.number, two.number], [1, 2], words([0, 0, 1]))
+    push(inbox, sender, [two.number, one.number], [1, 1], words([2, 1]))
+    assert collected(inbox, one.number, 2).projections.tolist() == expected(2)
+    rows = collected(inbox, two.number, 3)
+    assert rows.projections.tolist() == expected(3)
+    assert rows.index.tolist() == [0, 1, 2] and rows.slots.tolist() == [2, 2, 2]
+
+
+def test_a_position_that_was_computed_again_counts_once_with_its_last_value(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    for index, bump in (([0, 1, 2], 0.5), ([0, 1, 2, 3], 0.0)):
+        push(inbox, sender, [ticket.number], [len(index)], words(index, bump=bump))
+    assert collected(inbox, ticket.number, 4).projections.tolist() == expected(4)
+
+
+def test_positions_behind_the_answers_end_do_not_count(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    push(inbox, sender, [ticket.number], [5], words([0, 1, 2, 3, 4]))
+    assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
+
+
+def test_a_missing_position_is_missed(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    push(inbox, sender, [ticket.number], [2], words([0, 2]))
+    assert collected(inbox, ticket.number, 3).index.tolist() == [0, 2]
+
+
+def test_an_answer_of_one_token_needs_no_rows(inbox: Inbox) -> None:
+    assert len(inbox.collect(inbox.open().number, 0)) == 0
+
+
+def test_stages_of_a_pipeline_are_put_together_and_all_are_needed(inbox: Inbox) -> None:
+    early, late, ticket = Sender(0, 2), Sender(2, 1), inbox.open()
+    push(inbox, early, [ticket.number], [3], words([0, 1, 2], sites=2))
+    assert len(collected(inbox, ticket.number, 3)) == 0
+    push(inbox, late, [ticket.number], [2], words([0, 1], first=2, sites=1))
+    assert collected(inbox, ticket.number, 3).projections.tolist() == expected(2)
+    push(inbox, late, [ticket.number], [1], words([2], first=2, sites=1))
+    assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
+
+
+def test_rows_of_a_closed_answer_are_ignored_and_nothing_is_kept(inbox: Inbox) -> None:
+    sender, ticket, other = Sender(0, SITES), inbox.open(2), inbox.open()
+    inbox.close(ticket)
+    push(inbox, sender, [ticket.number, ticket.number + 1, other.number], [1, 1, 1], words([0, 0, 0]))
+    assert collected(inbox, other.number, 1).projections.tolist() == expected(1)
+    assert inbox.waiting == 1 and inbox.counts == (0, 0)
+
+
+def test_malformed_frames_are_dropped_and_counted_and_good_ones_still_arrive(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    context = zmq.Context()
+    with context.socket(zmq.PUSH) as stranger:
+        stranger.connect(inbox.address)
+        for payload in (b"", b"\xff" * 1000, encode(frame(first=9))):
+            stranger.send(payload)
+    context.term()
+    push(inbox, sender, [ticket.number], [1], words([0]))
+    assert collected(inbox, ticket.number, 1).projections.tolist() == expected(1)
+    until = time.monotonic() + 1
+    while inbox.counts.malformed < 3 and time.monotonic() < until:
+        inbox.drain()
+    assert inbox.counts.malformed == 3
+
+
+def test_the_socket_lies_in_a_folder_for_this_user_only_and_goes_with_the_inbox(inbox: Inbox) -> None:
+    folder = Path(inbox.address.removeprefix("ipc://")).parent
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    inbox.stop()
+    assert not folder.exists()
+
+
+def test_between_nodes_only_holders_of_the_key_are_heard() -> None:
+    inbox = Inbox(SITES, tcp_host="127.0.0.1")
+    ticket = inbox.open()
+    assert ticket.address.startswith("tcp://127.0.0.1:") and len(ticket.key) == 40
+    strangers_key = zmq.curve_keypair()[0].decode()
+    senders = [Sender(0, SITES) for _ in range(3)]
+    for sender, key in zip(senders, ("", strangers_key), strict=False):
+        sender.send(ticket.address, key, np.array([ticket.number]), np.array([1]), words([1]))
+    senders[2].send(ticket.address, ticket.key, np.array([ticket.number]), np.array([1]), words([0]))
+    assert collected(inbox, ticket.number, 2).index.tolist() == [0]
+    inbox.stop()
+
+
+def test_a_full_socket_drops_and_says_so_and_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "WAITING_FRAMES", 3)
+    inbox = Inbox(SITES)
+    sender, ticket = Sender(0, SITES), inbox.open()
+    nowhere = inbox.address + "-later"
+    started = time.monotonic()
+    for token in range(10):  # nobody listens there yet
+        sender.send(nowhere, "", np.array([ticket.number]), np.array([1]), words([token]))
+    assert time.monotonic() - started < 1
+    assert sender._dropped[nowhere] > 0
+    inbox.stop()
+
+
+def test_what_a_sender_dropped_is_told_by_its_next_frame(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    sender._dropped[inbox.address] = 4
+    push(inbox, sender, [ticket.number], [1], words([0]))
+    push(inbox, sender, [ticket.number], [1], words([1]))
+    collected(inbox, ticket.number, 2)
+    assert inbox.counts.dropped == 4
+
+
+def test_several_threads_may_drain_and_collect(inbox: Inbox) -> None:
+    sender = Sender(0, SITES)
+    tickets = [inbox.open() for _ in range(50)]
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set():
+            inbox.drain()
+
+    threads = [threading.Thread(target=drain) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for token in range(20):
+        push(inbox, sender, [t.number for t in tickets], [1] * 50, words([token] * 50))
+    for ticket in tickets:
+        assert collected(inbox, ticket.number, 20).projections.tolist() == expected(20)
+    stop.set()
+    for thread in threads:
+        thread.join()
