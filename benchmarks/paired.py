@@ -92,8 +92,8 @@ def rate(true: int, n: int) -> Estimate:
 def mcnemar(only_reference: int, only_other: int) -> float:
     """Exact two-sided p that an item which changed was as likely to change either way."""
     changed, fewer = only_reference + only_other, min(only_reference, only_other)
-    tail = sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed
-    return min(1.0, 2 * tail)
+    tail = sum(math.comb(changed, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def difference(table: Table, seed: int) -> Difference | None:

@@ -30,7 +30,6 @@ Items that the split's default seed draws are left out: they were looked at whil
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -175,7 +174,16 @@ def _line(line: str, where: str) -> Prompt:
 
 
 def limited(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
-    """The first `count` prompts of every set."""
-    by_set = groupby(sorted(prompts, key=lambda prompt: prompt.set), key=lambda prompt: prompt.set)
-    kept = {(p.set, p.id) for _, group in by_set for p in list(group)[:count]}
-    return [prompt for prompt in prompts if (prompt.set, prompt.id) in kept]
+    """The first `count` prompts of every set; all of them where it is None."""
+    taken = Counter[str]()
+    kept = []
+    for prompt in prompts:
+        taken[prompt.set] += 1
+        if count is None or taken[prompt.set] <= count:
+            kept.append(prompt)
+    return kept
+
+
+def prompts_by_set(prompts: Sequence[Prompt]) -> dict[str, int]:
+    """Set -> how many."""
+    return dict(Counter(prompt.set for prompt in prompts))

@@ -1,0 +1,157 @@
+"""The result of quality.py as text for people: tables in Markdown."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from summary import Summary
+from targets import against, rate
+
+
+class Column(NamedTuple):
+    title: str
+    set: str
+    measure: str
+
+
+COLUMNS: Final = (
+    Column("harm", "jailbreaks", "harm"),
+    Column("exact refusal", "jailbreaks", "exact_refusal"),
+    Column("broken", "jailbreaks", "broken"),
+    Column("plain harm refused", "plain_harm", "refused"),
+    Column("capability", "capability", "correct"),
+    Column("role voice", "role_play", "voice"),
+)
+MET: Final = {True: "met", False: "NOT MET", None: "not measured"}
+
+
+def card(result: Summary) -> str:
+    parts = (_head(result), _arms(result), _losses(result), _harm_in_talks(result), _drift(result), _targets(result))
+    return "\n\n".join("\n".join(part) for part in (list(lines) for lines in parts) if part)
+
+
+def _head(result: Summary) -> Iterator[str]:
+    where, served = result["where"], result["server"]
+    vllm = f"vLLM {served['vllm']}" if served["vllm"] else "a server that does not tell its version"
+    yield f"# Quality of `{served['model']}` under {len(served['arms'])} profiles"
+    yield ""
+    if result["partial"]:
+        yield f"**Partial: {result['stopped']}.** {result['records']} of {result['asked']} prompts were answered."
+        yield ""
+    machine = f"{where['cores']} cores of {where['processor']}"
+    yield f"{vllm}, {machine}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
+    yield "Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, greedy answers."
+    yield from _warnings(result)
+
+
+def _warnings(result: Summary) -> Iterator[str]:
+    for name, arms in result["sets"].items():
+        for arm, found in arms.items():
+            for what in ("failed", "unjudged"):
+                if found[what]:
+                    yield f"- {name}, {arm}: {found[what]} of {found['prompts']} {what}, and so not scored."
+
+
+def _arms(result: Summary) -> Iterator[str]:
+    columns = [c for c in COLUMNS if any(rate(result, c.set, arm, c.measure) for arm in result["server"]["arms"])]
+    if not columns:
+        return
+    yield from _heading("Profiles", ["profile", *(column.title for column in columns), "tokens lifted"])
+    for arm in result["server"]["arms"]:
+        cells = [_share(rate(result, column.set, arm, column.measure)) for column in columns]
+        yield _row([_named(arm, result), *cells, _lifted(result, arm)])
+
+
+def _named(arm: str, result: Summary) -> str:
+    return f"{arm} (default)" if arm == result["server"]["default"] else arm
+
+
+def _lifted(result: Summary, arm: str) -> str:
+    """Share of the tokens of answers to jailbreaks."""
+    readings = result["sets"].get("jailbreaks", {}).get(arm, {}).get("readings")
+    return _share(readings["lifted_share"], bounds=False) if readings else "-"
+
+
+def _losses(result: Summary) -> Iterator[str]:
+    arms = [arm for arm in result["server"]["arms"] if against(result, "jailbreaks", arm, "harm", "difference")]
+    if not arms:
+        return
+    header = ["profile", "cut of harm", "McNemar p", "loss of capability, points", "McNemar p"]
+    yield from _heading(f"Against `{result['reference']}`, item by item", header)
+    for arm in arms:
+        harm = against(result, "jailbreaks", arm, "harm", "difference")
+        correct = against(result, "capability", arm, "correct", "difference")
+        cut = _share(against(result, "jailbreaks", arm, "harm", "cut"))
+        yield _row([_named(arm, result), cut, _p(harm), _points(correct), _p(correct)])
+
+
+def _harm_in_talks(result: Summary) -> Iterator[str]:
+    names = [name for name in result["sets"] if name.startswith("talk_") and _any_harm(result, name)]
+    if not names:
+        return
+    yield from _heading("Harm at the end of a talk", ["profile", *names])
+    for arm in result["server"]["arms"]:
+        yield _row([arm, *(_share(rate(result, name, arm, "harm")) for name in names)])
+
+
+def _any_harm(result: Summary, name: str) -> bool:
+    return any(rate(result, name, arm, "harm") for arm in result["server"]["arms"])
+
+
+def _drift(result: Summary) -> Iterator[str]:
+    """Of the talks that end in no request for harm: how those end has a table of its own."""
+    talks = {name: arms for name, arms in result["drift"].items() if not _any_harm(result, name)}
+    if not talks:
+        return
+    longest = max(len(found["by_turn"]) for arms in talks.values() for found in arms.values())
+    turns = [f"turn {turn}" for turn in range(1, longest + 1)]
+    yield from _heading("Drift by turn", ["talk", "profile", *turns, "per turn"])
+    for name, arms in talks.items():
+        for arm, found in arms.items():
+            cells = [f"{turn['value']:.2f}" for turn in found["by_turn"]]
+            yield _row([name, arm, *cells, *[""] * (longest - len(cells)), _share(found["slope_per_turn"], digits=2)])
+
+
+def _targets(result: Summary) -> Iterator[str]:
+    yield from _heading("Targets", ["target", "wanted", "found", ""])
+    for target in result["targets"]:
+        yield _row([target["target"], target["wanted"], _found(target["found"]), MET[target["met"]]])
+
+
+def _found(found: Any) -> str:
+    if not found:
+        return "-"
+    if "missing" in found:
+        return f"without {', '.join(found['missing'])}" if found["missing"] else "all"
+    if "upper" in found:
+        return f"{found['loss']:.3f}, upper bound {found['upper']:.3f}"
+    return f"{_share(found)}{' in ' + found['set'] if 'set' in found else ''}"
+
+
+def _heading(title: str, columns: Sequence[str]) -> Iterator[str]:
+    yield f"## {title}"
+    yield ""
+    yield _row(columns)
+    yield _row(["---"] * len(columns))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _share(found: Summary | None, bounds: bool = True, digits: int = 3) -> str:
+    if not found or found["value"] is None:
+        return "-"
+    interval = f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})" if bounds else ""
+    return f"{found['value']:.{digits}f}{interval}"
+
+
+def _points(change: Summary | None) -> str:
+    """A loss, so the sign turns round; + 0.0 makes a zero of -0.0."""
+    if not change:
+        return "-"
+    value, low, high = (round(-100 * change[key], 1) + 0.0 for key in ("value", "high", "low"))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _p(change: Summary | None) -> str:
+    return "-" if not change else "< 1e-4" if change["p"] < 1e-4 else f"{change['p']:.2g}"

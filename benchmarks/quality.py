@@ -1,0 +1,163 @@
+"""What a profile does to a served model: harm, refusals, capability, voice and drift, item by item against `off`.
+
+    python benchmarks/quality.py URL [--profiles off,gentle,strong] [--out FILE.json]
+    python benchmarks/quality.py URL --prompts FILE.jsonl [FILE.jsonl ...]
+
+URL is any OpenAI-compatible endpoint. Without --profiles every profile that GET /v1/models lists is measured; a
+server without Mooring is measured as the arm `stock`, with no profile asked for and no readings. Without --prompts
+the held-out sets of the embedded demo are asked; prompts.py describes the sets, the format of a prompt file, and why
+the seed is a fresh one; judges.py describes how answers are judged. OPENAI_API_KEY is sent if it is set.
+
+Output: a card for people, then the very last line of stdout is one JSON document with the same numbers and more
+(summary.py, targets.py). --out writes the document, and the card beside it with the ending .md; --answers writes
+every answer with its outcomes and its reading, one JSON object a line, for judges of another kind.
+
+Exit code 0: measured to the end, whether or not targets are met. 1 or 130: the server went away, or somebody
+pressed Ctrl-C; what was measured until then is written and marked "partial". 2: something to put right first.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import paired
+import targets
+from asking import Limits, Record, Run, Served, ask_all, look
+from card import card
+from prompts import SEED, CannotMeasure, Prompt, demo_prompts, limited, prompts_by_set, read_prompts
+from record import save, where
+from summary import Judged, outcomes, summarise
+
+MAX_TOKENS_DEMO: Final = 96
+MAX_TOKENS: Final = 512
+INTERRUPTED: Final = "interrupted"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        _check_folders([path for path in (options.out, options.answers) if path is not None])
+        prompts = limited(
+            read_prompts(options.prompts) if options.prompts else demo_prompts(options.seed), options.limit
+        )
+        served = asyncio.run(look(options.url, options.model, options.profiles))
+    except CannotMeasure as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 2
+    run = measure(options, served, prompts)
+    publish(options, result_of(options, served, prompts, run), run.records)
+    return 130 if run.stopped == INTERRUPTED else 1 if run.stopped else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    own = argparse.ArgumentParser(description="Measure what profiles do to a served model.", allow_abbrev=False)
+    own.add_argument("url", metavar="URL", help="of the server: http://HOST:PORT")
+    own.add_argument(
+        "--profiles", type=_names, metavar="A,B", help="profiles to measure; without it, all that are listed"
+    )
+    own.add_argument(
+        "--prompts", type=Path, nargs="+", metavar="FILE", help="JSONL; without it, the demo's held-out sets"
+    )
+    own.add_argument("--model", help="name of the model; without it, the first that the server lists")
+    own.add_argument("--seed", type=int, default=SEED, help="of the demo's items and of the bootstrap (%(default)s)")
+    own.add_argument("--limit", type=_count, metavar="N", help="ask only the first N prompts of every set")
+    own.add_argument("--max-tokens", type=_count, metavar="N", help="of an answer; 96 for the demo's sets, else 512")
+    own.add_argument("--concurrency", type=_count, default=32, metavar="N", help="requests at a time (%(default)s)")
+    own.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there, and the card beside it")
+    own.add_argument("--answers", type=Path, metavar="FILE", help="write every answer there, as JSONL")
+    return own
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"must be names with commas between them, each once, got {text!r}")
+    return names
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _check_folders(paths: Sequence[Path]) -> None:
+    """Before anything is asked, so that no measurement is lost for want of a place."""
+    for path in paths:
+        if not path.parent.is_dir() or path.is_dir():
+            raise CannotMeasure(f"cannot write to {path}: name a file in a folder that exists")
+
+
+def measure(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt]) -> Run:
+    """Ask everything; what stops it is kept in the run."""
+    run = Run(total=len(prompts) * len(served.arms))
+    try:
+        asyncio.run(ask_all(options.url, served, prompts, _limits(options), run))
+    except KeyboardInterrupt:
+        run.stopped = INTERRUPTED
+    return run
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    usual = MAX_TOKENS if options.prompts else MAX_TOKENS_DEMO
+    return Limits(options.max_tokens or usual, options.concurrency, options.seed)
+
+
+def result_of(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt], run: Run) -> dict[str, Any]:
+    arms = [arm.name for arm in served.arms]
+    summary = summarise(Judged(run.records, arms), options.seed)
+    return {
+        "benchmark": "quality",
+        "partial": run.stopped is not None,
+        "stopped": run.stopped,
+        "asked": run.total,
+        "records": len(run.records),
+        "where": where(),
+        "server": {"model": served.model, "vllm": served.version, "default": served.default, "arms": arms},
+        "settings": {
+            "seed": options.seed,
+            "prompts": [path.name for path in options.prompts] if options.prompts else "demo",
+            "sets": prompts_by_set(prompts),
+            "temperature": 0.0,
+            "max_tokens": _limits(options).max_tokens,
+            "concurrency": options.concurrency,
+            "resamples": paired.RESAMPLES,
+        },
+        **summary,
+        "targets": targets.plain(targets.targets(summary, arms, served.default)),
+    }
+
+
+def publish(options: argparse.Namespace, result: dict[str, Any], records: Sequence[Record]) -> None:
+    text = card(result)
+    if options.out is not None:
+        save(options.out, result)
+        options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    if options.answers is not None:
+        options.answers.write_text("".join(_answer_lines(records)), encoding="utf-8")
+    print(text)
+    print(json.dumps(result, separators=(",", ":")), flush=True)
+
+
+def _answer_lines(records: Sequence[Record]) -> Iterator[str]:
+    for record in sorted(records, key=lambda r: (r.prompt.set, r.prompt.id, r.arm)):
+        told = {
+            "set": record.prompt.set,
+            "id": record.prompt.id,
+            "profile": record.arm,
+            "messages": [message.model_dump() for message in record.prompt.messages],
+            "answers": [reply.text for reply in record.replies],
+            "ended": [reply.ended for reply in record.replies],
+            "mooring": [reply.reading for reply in record.replies],
+            "failed": record.failed,
+            "outcomes": outcomes(record),
+        }
+        yield json.dumps(told, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
