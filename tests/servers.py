@@ -12,7 +12,17 @@ from types import TracebackType
 
 import httpx
 
-START_LIMIT = 180.0
+START_LIMIT = 400.0
+VLLM_SERVE = """
+import sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+if __name__ == "__main__":
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+    ServeSubcommand.cmd(arguments)
+"""
+"""`vllm serve`: the CPU build's own `vllm` command cannot start."""
 
 
 class Server:
@@ -66,6 +76,13 @@ class Server:
 
 def mooring(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from mooring_server.cli import main; main()", *arguments]
+
+
+def vllm_serve(folder: Path) -> list[str]:
+    """The command of stock vLLM, from a script in `folder`: its worker processes import the main module."""
+    script = folder / "vllm_serve.py"
+    script.write_text(VLLM_SERVE)
+    return [sys.executable, str(script)]
 
 
 def plain_environment() -> dict[str, str]:

@@ -47,7 +47,8 @@ class Measure:
     def __init__(self, table: SlotTable) -> None:
         self.layers = table.layers
         self.monitored = table.layers.index(table.monitored_layer)
-        self._remaps = table.remaps
+        self._remaps = [np.moveaxis(table.remaps[:, slot, :, None], 1, 0) for slot in range(table.slots)]
+        """Per slot: scale, shift, floor and ceiling, each (S, 1)."""
         self._acts = table.acts
         means = [(a.default_mean, a.role_mean) for a in table.axis_facts]
         self._means = [None if d is None or r is None else (d[self.monitored], r[self.monitored]) for d, r in means]
@@ -81,13 +82,14 @@ class Measure:
         )
 
     def _lifts(self, rows: Rows) -> FloatArray:
-        slots = rows.slots
-        same = len(slots) > 0 and bool((slots == slots[0]).all())
-        remaps = self._remaps[:, slots[:1]] if same else self._remaps[:, slots]
-        scale, shift, floor, ceiling = np.moveaxis(remaps, 2, 0)
-        p = rows.projections
-        lifts: FloatArray = np.minimum(np.maximum(scale * p + shift, floor), ceiling) - p
-        return lifts
+        found = np.zeros_like(rows.projections)
+        for slot in {*rows.slots.tolist()}:
+            if self._acts[:, slot].any():
+                scale, shift, floor, ceiling = self._remaps[slot]
+                ran = rows.slots == slot
+                p = rows.projections[:, ran]
+                found[:, ran] = np.minimum(np.maximum(scale * p + shift, floor), ceiling) - p
+        return found
 
     def _drift(self, projection: float, slot: int) -> float | None:
         means = self._means[int(self._axis_of[slot])]

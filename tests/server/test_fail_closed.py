@@ -1,25 +1,14 @@
 """A start that would serve uncapped does not serve: each way, in real processes, with the message that names it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from mooring_server.plan import make_plan
 from mooring_server.serve import split
-from servers import Server
+from servers import Server, vllm_serve
 
 pytestmark = pytest.mark.engine
-
-VLLM = """
-import sys
-from vllm.entrypoints.cli.serve import ServeSubcommand
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
-ServeSubcommand.cmd(arguments)
-"""
-"""`vllm serve`, as the printed command runs it; the CPU build's own `vllm` cannot start."""
 
 BROKEN = """
 import sys
@@ -39,9 +28,7 @@ def stock_command(tmp_path: Path, *drop: str) -> tuple[list[str], list[str], dic
     for name in drop:
         at = arguments.index(name)
         del arguments[at : at + 2]
-    script = tmp_path / "vllm_serve.py"
-    script.write_text(f"if __name__ == '__main__':\n    {VLLM.strip().replace(chr(10), chr(10) + '    ')}\n")
-    return [sys.executable, str(script)], arguments, dict(plan.environment)
+    return vllm_serve(tmp_path), arguments, dict(plan.environment)
 
 
 def failing_start(tmp_path: Path, *drop: str, broken: str = "") -> str:
