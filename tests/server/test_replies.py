@@ -99,8 +99,10 @@ def without_mooring(text: str) -> tuple[str, list[Any]]:
 
 
 def settled(text: str) -> str:
-    """Ids, times and the last digits of logprobs replaced."""
+    """Ids, times, the digest of the server's configuration and the last digits of logprobs replaced."""
     text = re.sub(r"\b(chatcmpl-tool|chatcmpl|cmpl|resp|msg|call|fc|rs)[-_][0-9a-f]{8,}", r"\1-ID", text)
+    text = re.sub(r'"system_fingerprint":"vllm-0.32.0-[0-9a-f]{8}"', '"system_fingerprint":"ID"', text)
+    text = text.replace("demo, demo:off, demo:gentle, demo:strong", "demo")  # the names that a 404 lists
     text = re.sub(r'"(created|created_at|item_id|completed_at)":("[^"]*"|[\d.]+)', r'"\1":0', text)
     return re.sub(r"-?\d+\.\d{4,}(e-?\d+)?", lambda number: f"{float(number[0]):.2f}", text)
 
@@ -168,13 +170,6 @@ def test_reserved_keys_are_a_400_everywhere(pair: Pair, path: str, stream: bool)
         answer = send(pair.ours, path, body | {"vllm_xargs": {key: value}})
         assert answer.status_code == 400, (key, answer.text)
     assert send(pair.ours, path, body | {"vllm_xargs": {"mooring_tokens": 7}}).status_code == 400
-
-
-def test_a_ticket_in_sampling_parameters_of_another_route_is_a_400(pair: Pair) -> None:
-    ticket = {"mooring.reading": ["x", "ipc:///tmp/x", "", 1, 1]}
-    body = {"model": "demo", "token_ids": [5, 6], "sampling_params": {"max_tokens": 4, "extra_args": ticket}}
-    answer = httpx.post(f"{pair.ours.base}/inference/v1/generate", json=body, timeout=60)
-    assert answer.status_code == 400 and "is not a parameter of Mooring's" in answer.text
 
 
 def test_the_same_request_id_at_once_does_not_mix_readings(pair: Pair) -> None:
