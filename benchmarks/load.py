@@ -1,19 +1,23 @@
-"""A closed loop of requests: `concurrency` connections, each of which asks again as soon as it has its answer.
+"""Waves of requests: `concurrency` of them at once, and the next ones when all have been answered.
 
 The amount of work is fixed and the time is measured, so two arms answer the same prompts with the same number of
 tokens. Prompts are random token ids, never the same twice in a run, so that no prefix cache helps; answers are
 greedy and always as long as was asked for.
 
+Waves, because a request that reaches a busy engine may wait until it rests: with steps of 3 ms on two cores, stock
+vLLM's input thread gets the interpreter's lock too seldom. Connections that ask again on their own fall out of
+step by chance and then stay so, and the same server is half as fast in one block as in the next.
+
 The client shares the machine with the server it measures: bodies are made before the clock starts, and of a body
-that comes back only the count of its tokens is read. With answers of several tokens one connection streams: its
-gaps are the inter-token latencies.
+that comes back only the count of its tokens is read. With answers of several tokens one request of each wave is
+streamed: its gaps are the inter-token latencies.
 """
 
 import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -127,14 +131,16 @@ def run(given: Pass) -> Heard:
 
 
 async def _run(given: Pass, plain: Sequence[Ask], streamed: Sequence[Ask]) -> Heard:
-    heard, numbers = Heard(), iter(range(len(plain)))
+    heard = Heard()
     connector = aiohttp.TCPConnector(limit=given.concurrency)
     async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
         began, cpu = time.perf_counter(), time.process_time()
         try:
-            async with asyncio.TaskGroup() as group:
-                for own in [streamed, *[plain] * (given.concurrency - 1)]:
-                    group.create_task(_keep_asking(session, given, own, numbers, heard))
+            for first in range(0, given.requests, given.concurrency):
+                wave = [streamed[first], *plain[first + 1 : first + given.concurrency]]
+                async with asyncio.TaskGroup() as group:
+                    for ask in wave:
+                        group.create_task(_send(session, given, ask, heard))
         except* (aiohttp.ClientError, TimeoutError, OSError) as broken:
             raise CannotMeasure(f"the server broke off: {broken.exceptions[0]!r}") from None
         except* CannotMeasure as wrong:
@@ -143,19 +149,16 @@ async def _run(given: Pass, plain: Sequence[Ask], streamed: Sequence[Ask]) -> He
     return heard
 
 
-async def _keep_asking(
-    session: aiohttp.ClientSession, given: Pass, asks: Sequence[Ask], numbers: Iterator[int], heard: Heard
-) -> None:
-    for number in numbers:
-        ask, began = asks[number], time.perf_counter()
-        async with session.post(given.target.url, data=ask.body, headers=HEADERS) as response:
-            if response.status != 200:
-                raise CannotMeasure(f"the server answered {response.status}: {(await response.text())[:300]}")
-            body = await _listen(response, began, heard) if ask.streamed else await response.read()
-        heard.latencies.append(time.perf_counter() - began)
-        if given.keep and not ask.streamed:
-            heard.bodies.append(body)
-        _check(ask, given.workload, response.headers.get(PROFILE_HEADER), body)
+async def _send(session: aiohttp.ClientSession, given: Pass, ask: Ask, heard: Heard) -> None:
+    began = time.perf_counter()
+    async with session.post(given.target.url, data=ask.body, headers=HEADERS) as response:
+        if response.status != 200:
+            raise CannotMeasure(f"the server answered {response.status}: {(await response.text())[:300]}")
+        body = await _listen(response, began, heard) if ask.streamed else await response.read()
+    heard.latencies.append(time.perf_counter() - began)
+    if given.keep and not ask.streamed:
+        heard.bodies.append(body)
+    _check(ask, given.workload, response.headers.get(PROFILE_HEADER), body)
 
 
 async def _listen(response: aiohttp.ClientResponse, began: float, heard: Heard) -> bytes:

@@ -8,8 +8,8 @@ Every arm's server (arms.py) is started once, with the same options, compiled. T
 load (load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. Arms take turns in
 the order of blocks.py, and arms of one round, which answered the same prompts, are compared as a pair.
 
-    decode     16 prompt tokens and long answers, 16 at a time    tokens/s of generated tokens
-    prefill    256 prompt tokens and answers of one token         tokens/s of prompt tokens
+    decode     short prompts and long answers, 16 at a time          tokens/s of generated tokens
+    prefill    long prompts and answers of one token, 16 at a time   tokens/s of prompt tokens
 
 qwen3-0.6b-shape has Qwen3-0.6B's shape and random weights (stand_in.py makes them, once), a cap on 8 layers that
 lifts about half of the rows, and one monitored layer.
@@ -47,7 +47,7 @@ SHORT_PAIRS, SHORT_SECONDS = 2, 5.0
 OPTIONS: Final = ("--max-model-len", "2048", "--max-num-seqs", "64", "--uvicorn-log-level", "warning")
 """Of vLLM, for every server."""
 WORKLOADS: Final = {
-    "demo": (Workload("decode", 16, 128), Workload("prefill", 256, 1)),
+    "demo": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
 }
 INTERRUPTED: Final = 130
@@ -197,7 +197,7 @@ def measure(run: Run) -> None:
 
 
 def warm_up(run: Run, arm: str) -> None:
-    """Two rounds of requests of each kind; of long answers, what share of their tokens was lifted."""
+    """Two waves of each kind; of long answers, what share of their tokens was lifted."""
     seed = 1, list(ARMS).index(arm)  # arms of one server must not find each other's prompts in its cache
     for workload in WORKLOADS[run.options.model]:
         heard = send(run, workload, arm, 2 * CONCURRENCY, seed, keep=True)
@@ -206,7 +206,7 @@ def warm_up(run: Run, arm: str) -> None:
 
 
 def pilot(run: Run, workload: Workload) -> int:
-    """How many requests keep stock vLLM busy for a block: whole rounds of CONCURRENCY, so that none works alone."""
+    """How many requests keep stock vLLM busy for a block, in whole waves."""
     done, spent, wanted = 0, 0.0, float(run.options.block_seconds)
     while spent < PILOT_SECONDS:
         spent += send(run, workload, BASELINE, 2 * CONCURRENCY, (2, done)).seconds
