@@ -190,20 +190,20 @@ def _own_address(parallel: Any) -> str | None:
 
 
 def _thinking(engine_client: Any) -> Thinking | None:
-    """What the server's reasoning parser says about token ids; None without one."""
+    """What the server's reasoning parser marks as thinking; None without one."""
     name = engine_client.vllm_config.structured_outputs_config.reasoning_parser
     if not name:
         return None
     from vllm.reasoning import ReasoningParserManager
 
     parser = ReasoningParserManager.get_reasoning_parser(name)(engine_client.get_tokenizer())
+    start = getattr(parser, "start_token_id", None)
 
     def count(prompt: Sequence[int], answer: Sequence[int]) -> int:
-        if parser.is_reasoning_end(list(prompt)):
-            return 0
-        if not parser.is_reasoning_end(list(answer)):
-            return len(answer)
-        return len(answer) - len(parser.extract_content_ids(list(answer)))
+        if parser.is_reasoning_end(list(answer)):
+            return len(answer) - len(parser.extract_content_ids(list(answer)))
+        begun = start in answer or (start in prompt and not parser.is_reasoning_end(list(prompt)))
+        return len(answer) if begun else 0
 
     return count
 

@@ -55,6 +55,7 @@ def answers(engine: Engine, demo_model: Demo, name: str) -> list[tuple[Any, Any]
 def test_the_demo_is_capped_as_the_replay_says(engine: Engine, demo_model: Demo, name: str) -> None:
     fp32 = engine.worker.model_config.dtype == torch.float32
     errors: list[float] = []
+    sent: list[float] = []
     for output, replayed in answers(engine, demo_model, name):
         if fp32:
             assert list(output.outputs[0].token_ids) == greedy_tokens(replayed, output)
@@ -62,7 +63,13 @@ def test_the_demo_is_capped_as_the_replay_says(engine: Engine, demo_model: Demo,
         for layer, values in output.reading["projections"].items():
             wanted = replayed.projections[layer][: len(values)]
             errors += ((torch.tensor(values) - wanted).abs() / wanted.abs()).tolist()
-    assert float(torch.tensor(errors).median()) <= (1e-4 if fp32 else 0.01)
+        start, (rows,) = len(output.prompt_token_ids), output.rows
+        assert rows.index.tolist() == list(range(len(output.outputs[0].token_ids) - 1))
+        for layer, row in zip(engine.table.layers, rows.projections, strict=True):
+            wanted = replayed.projections[layer][start : start + len(rows)]
+            sent += ((torch.tensor(row) - wanted).abs() / wanted.abs()).tolist()
+    for found in (errors, sent):
+        assert float(torch.tensor(found).median()) <= (1e-4 if fp32 else 0.01)
 
 
 def test_strong_lifts_a_role_more_than_it_lifts_the_assistant(engine: Engine, demo_model: Demo) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engines import Engine
-from parity import greedy_tokens, layer_set_profiles, logprob_gap, replay_answer
+from parity import greedy_tokens, layer_set_profiles, logprob_gap, readings_gap, replay_answer
 from tiny import Replay, median_projections, prompts, random_axis
 
 pytestmark = [pytest.mark.engine, pytest.mark.verify]
@@ -24,6 +24,7 @@ def test_drafted_tokens_are_capped_like_any_other(tiny_model: Callable[[str], Pa
             replayed = replay_answer(replay, output, profiles[name])
             assert list(output.outputs[0].token_ids) == greedy_tokens(replayed, output)
             assert logprob_gap(replayed, output) <= 1e-3
+            assert readings_gap(replayed, output, engine.table.layers) <= 1e-3
     drafted = sum(m.value for m in engine.llm.get_metrics() if m.name == "vllm:spec_decode_num_draft_tokens")
     assert drafted > 0
     engine.close()
