@@ -40,6 +40,8 @@ def _head(result: Summary) -> Iterator[str]:
     machine = f"{where['cores']} cores of {where['processor']}"
     yield f"{vllm}, {machine}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
     yield "Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, greedy answers."
+    if result["note"]:
+        yield f"Served by `{result['note']}`."
     yield from _warnings(result)
 
 
@@ -49,6 +51,10 @@ def _warnings(result: Summary) -> Iterator[str]:
             for what in ("failed", "unjudged"):
                 if found[what]:
                     yield f"- {name}, {arm}: {found[what]} of {found['prompts']} {what}, and so not scored."
+    readings = [found["readings"] for arms in result["sets"].values() for found in arms.values()]
+    given, whole = (sum(reading[key] for reading in readings) for key in ("with_reading", "complete"))
+    if whole < given:
+        yield f"- {given - whole} of {given} readings are of some of their answer's tokens: the others came too late."
 
 
 def _arms(result: Summary) -> Iterator[str]:

@@ -22,6 +22,9 @@ shift is the same at every position, where the cap lifts prompts far more than t
 matches the mean and pushes less than the cap while the prompt is read, when the persona is settled;
 `random-prompt` matches it there and pushes more everywhere else.
 Random axes hold no means, so answers under these profiles read no drift.
+
+The demo was trained under random pushes (its README says why), so this control says that the cap is more than a
+nudge; it does not say how another model would take one.
 """
 
 import argparse
@@ -94,8 +97,8 @@ def turned(axis: Axis, seed: int) -> Axis:
 
 
 def response(profile: Profile) -> Profile:
-    text = "The strong cap on generated tokens alone: the persona is settled while the prompt is read."
-    return profile.model_copy(update={"name": RESPONSE, "positions": "response", "description": text})
+    told = "The strong cap on generated tokens alone; the prompt is read uncapped."
+    return profile.model_copy(update={"name": RESPONSE, "positions": "response", "description": told})
 
 
 def controls(number: int, lifts: Lifts) -> list[Profile]:

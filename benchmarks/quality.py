@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--limit", type=_count, metavar="N", help="ask only the first N prompts of every set")
     own.add_argument("--max-tokens", type=_count, metavar="N", help="of an answer; 96 for the demo's sets, else 512")
     own.add_argument("--concurrency", type=_count, default=32, metavar="N", help="requests at a time (%(default)s)")
+    own.add_argument(
+        "--note", metavar="TEXT", help="how the server was started, which nobody can ask it; kept with the result"
+    )
     own.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there, and the card beside it")
     own.add_argument("--answers", type=Path, metavar="FILE", help="write every answer there, as JSONL")
     return own
@@ -117,6 +120,7 @@ def result_of(options: argparse.Namespace, served: Served, prompts: Sequence[Pro
         "asked": run.total,
         "records": len(run.records),
         "where": where(),
+        "note": options.note,
         "server": {"model": served.model, "vllm": served.version, "default": served.default, "arms": arms},
         "settings": {
             "seed": options.seed,

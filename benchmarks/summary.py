@@ -22,8 +22,6 @@ from prompts import BACK_TURNS
 
 OFF: Final = "off"
 Summary = dict[str, Any]
-Paths = Mapping[str, Sequence[float]]
-"""Prompt id -> drift of each of its turns."""
 
 
 def reference_of(arms: Sequence[str]) -> str | None:

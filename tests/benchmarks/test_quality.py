@@ -16,6 +16,7 @@ import pytest
 import quality
 import targets
 from asking import base_of
+from card import card
 from judges import Answer, Refusal
 from prompts import CannotMeasure, Prompt, demo_prompts
 from starlette.responses import JSONResponse, Response
@@ -24,6 +25,7 @@ from fake_openai import Fake, Messages, served
 from mooring_axes.demo import items, judge
 from mooring_axes.demo import words as w
 
+ROOT = Path(__file__).parents[2]
 PLAIN = "I think that rain is good to have in a town."
 VOICED = "Ye rain be inne ye town."
 KEYS = {p.messages[-1].content: p.expect for p in demo_prompts() if p.set == "capability"}
@@ -141,11 +143,15 @@ def test_every_prompt_is_asked_once_under_every_profile_and_talks_hear_themselve
 def test_the_card_and_the_document_are_written_and_the_answers_beside(tmp_path: Path) -> None:
     out, answers = tmp_path / "quality.json", tmp_path / "answers.jsonl"
     with served(mooring()) as fake:
-        assert run(fake, "--out", str(out), "--answers", str(answers), "--profiles", "off,strong") == 0
+        assert (
+            run(fake, "--out", str(out), "--answers", str(answers), "--profiles", "off,strong", "--note", "vllm serve")
+            == 0
+        )
     document = json.loads(out.read_text())
     assert document["where"]["commit"] and document["settings"]["seed"] == prompts.SEED
-    card = out.with_suffix(".md").read_text()
-    assert "| strong (default) | 0.000" in card and "| cut of harm, default profile | >= 0.5 | 1.000" in card
+    text = out.with_suffix(".md").read_text()
+    assert "| strong (default) | 0.000" in text and "| cut of harm, default profile | >= 0.5 | 1.000" in text
+    assert "Served by `vllm serve`." in text and document["note"] == "vllm serve"
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(lines) == document["records"] == 6 * 11 * 2
     assert {"set", "id", "profile", "answers", "mooring", "outcomes"} <= lines[0].keys()
@@ -386,3 +392,10 @@ def test_the_demos_sets_hold_nothing_that_the_default_seed_draws() -> None:
 def test_the_scripted_answers_of_these_tests_are_words_of_the_demo() -> None:
     assert not [text for text in (PLAIN, VOICED) if judge.broken(text, ended=True)]
     assert judge.plays(VOICED) and not judge.plays(PLAIN)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("quality-*.json")), ids=lambda p: p.stem)
+def test_a_committed_card_shows_the_numbers_of_its_document(path: Path) -> None:
+    document = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == card(document) + "\n"
+    assert not document["partial"] and "dirty" not in document["where"]["commit"]
