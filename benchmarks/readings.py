@@ -1,0 +1,204 @@
+"""What readings cost: the demo served with them, as always, against the demo with MOORING_READINGS=0.
+
+    python benchmarks/readings.py [--load streamed|whole|both] [--pairs 20] [--block-seconds 30] [--short] [--out FILE]
+
+Both servers are started once, with the same options, compiled, capped by the same profile. Then one at a time gets a
+block of load (last_frames.py): a fixed number of waves, as many as keep the server without readings busy for
+--block-seconds. The two take turns, ABBA, and the blocks of one round, which answered the same prompts, are a pair.
+
+    streamed   16 streams at once, of 12 to 102 tokens    tokens/s, and how much later the last frame comes
+    whole      the same answers, each in one body         tokens/s
+
+Output: a card for people, and the last line of stdout is one JSON document with every block's raw numbers, which
+--out also gets, after every block. A run that is interrupted leaves what it has, marked `"partial": true`.
+"""
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import last_frames
+import psutil
+from arms import ARMS, Server, Subject, servers, target
+from blocks import orders
+from last_frames import LENGTHS, Heard, Pass
+from load import CannotMeasure, percentiles
+from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, others, say, subject_of
+from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
+from record import save, where
+
+WARM_UP: Final = 3
+"""Waves of each load before anything is measured, and of each look of the pilot."""
+
+
+@dataclass
+class Run:
+    """What is known so far."""
+
+    options: argparse.Namespace
+    subject: Subject
+    servers: dict[str, Server]
+    where: dict[str, Any]
+    waves: dict[str, int] = field(default_factory=dict)
+    """Of a block of each load."""
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run, stopped, code = prepare(options), None, 0
+    try:
+        measure(run)
+    except KeyboardInterrupt:
+        stopped, code = "it was interrupted", INTERRUPTED
+    except CannotMeasure as reason:
+        stopped, code = " ".join(str(reason).split()), 2
+        say(f"readings: {stopped}")
+    finally:
+        for server in run.servers.values():
+            server.stop()
+    if run.blocks:
+        tell(run, stopped)
+    return code
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    own = argparse.ArgumentParser(
+        prog="readings.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own.add_argument("--load", choices=[*LOADS, "both"], default="both")
+    own.add_argument("--pairs", type=int, default=FULL_PAIRS, help="rounds of one block with and one without")
+    own.add_argument("--block-seconds", type=float, default=FULL_SECONDS)
+    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s")
+    own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
+    options = own.parse_args(arguments)
+    if options.pairs < 1 or options.block_seconds <= 0:
+        own.error("--pairs and --block-seconds must be above 0")
+    if options.short:
+        options.pairs, options.block_seconds = SHORT_PAIRS, SHORT_SECONDS
+    options.loads = LOADS if options.load == "both" else (options.load,)
+    return options
+
+
+def prepare(options: argparse.Namespace) -> Run:
+    """Nothing has been started yet."""
+    folder = FOLDER / "readings"
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = subject_of("demo", folder)
+    return Run(options, subject, servers(subject, (ON, OFF), OPTIONS, folder), where())
+
+
+def measure(run: Run) -> None:
+    """Start both, warm them up, and measure all rounds."""
+    for server in run.servers.values():
+        say(f"starting the {server.name} server ...")
+        server.start()
+    for arm in (ON, OFF):
+        for load in run.options.loads:
+            send(run, load, arm, WARM_UP, (1, LOADS.index(load)))
+    for load in run.options.loads:
+        run.waves[load] = pilot(run, load)
+    seconds = 2 * run.options.pairs * len(run.options.loads) * run.options.block_seconds
+    say(f"measuring for about {seconds / 60:.0f} minutes ...")
+    for number, order in enumerate(orders((ON, OFF), run.options.pairs)):
+        for load in run.options.loads:
+            for place, arm in enumerate(order):
+                run.blocks.append(block(run, load, arm, number, place))
+                if run.options.out:
+                    save(run.options.out, document(run, "it is still running"))
+
+
+def pilot(run: Run, load: str) -> int:
+    """How many waves keep the server without readings busy for a block."""
+    done, spent, wanted = 0, 0.0, float(run.options.block_seconds)
+    while spent < PILOT_SECONDS:
+        spent += send(run, load, OFF, WARM_UP, (2, LOADS.index(load), done)).seconds
+        done += WARM_UP
+    return math.ceil(wanted * done / spent)
+
+
+def send(run: Run, load: str, arm: str, waves: int, seed: tuple[int, ...]) -> Heard:
+    server = run.servers[ARMS[arm].server]
+    where_to = target(arm, run.subject, server)
+    try:
+        return last_frames.run(Pass(where_to, waves, seed, load == "streamed", arm == ON))
+    except CannotMeasure as reason:
+        server.check()
+        raise CannotMeasure(f"{arm}, {load}: {reason}") from None
+
+
+def block(run: Run, load: str, arm: str, number: int, place: int) -> dict[str, Any]:
+    """Load one server and take down what all processes used meanwhile."""
+    waves = run.waves[load]
+    before, machine = {name: s.cpu_seconds() for name, s in run.servers.items()}, psutil.cpu_times()
+    heard = send(run, load, arm, waves, (3, LOADS.index(load), number))
+    used = {name: server.cpu_seconds() - before[name] for name, server in run.servers.items()}
+    own, generated = used.pop(ARMS[arm].server), waves * sum(LENGTHS)
+    measured = {
+        "load": load,
+        "round": number,
+        "place": place,
+        "arm": arm,
+        "ended": round(time.time(), 1),
+        "seconds": round(heard.seconds, 4),
+        "answers": waves * len(LENGTHS),
+        "tokens": generated,
+        "lost": heard.lost,
+        "tokens_per_s": generated / heard.seconds,
+        "cpu_s_per_token": own / generated,
+        "last_gap_ms": percentiles(heard.last_gaps),
+        "gap_ms": percentiles(heard.gaps),
+        "request_ms": percentiles(heard.latencies),
+        "server_cpu_s": round(own, 3),
+        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in used.items()},
+        "client_cpu_s": round(heard.client_cpu, 3),
+        "others_cpu_s": others(machine, own + sum(used.values()) + heard.client_cpu),
+    }
+    say(f"  {load} {number + 1}/{run.options.pairs} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
+    return measured
+
+
+def document(run: Run, stopped: str | None) -> Result:
+    """The whole result; `stopped` says why it is not whole."""
+    options = run.options
+    found = results(run.blocks, options.loads)
+    return {
+        "benchmark": "readings",
+        "partial": stopped is not None,
+        "stopped": stopped,
+        "where": run.where,
+        "settings": {
+            "model": run.subject.name,
+            "pairs": options.pairs,
+            "block_seconds": options.block_seconds,
+            "answer_tokens": list(LENGTHS),
+            "waves": run.waves,
+            "options": list(OPTIONS),
+        },
+        "results": found,
+        "targets": targets(found, options.pairs, options.block_seconds),
+        "blocks": run.blocks,
+    }
+
+
+def tell(run: Run, stopped: str | None) -> None:
+    result = document(run, stopped)
+    if run.options.out:
+        save(run.options.out, result)
+    print(card(result), end="\n\n")
+    print(json.dumps(result, separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

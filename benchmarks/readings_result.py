@@ -1,0 +1,173 @@
+"""From blocks to the result of readings.py: what differs with readings, and the targets.
+
+ratio         tokens per second, and CPU seconds per token, with readings over without, of one round (blocks.py)
+added         of one round, a percentile of the last gap with readings minus the same without, in ms
+added_whole   the same of the time of a request
+estimate      median over the rounds, with the 95 % percentile bootstrap over rounds
+null          the same for the server without readings against itself, in neighbouring rounds
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from blocks import PERCENTILES, RESAMPLES, SEED, estimate, null, paired
+from overhead_result import MET, rounded
+
+ON, OFF = "default", "unmeasured"
+LOADS: Final = ("streamed", "whole")
+RATIOS: Final = ("tokens_per_s", "cpu_s_per_token")
+TIMES: Final = ("gap_ms", "last_gap_ms", "request_ms")
+FULL_PAIRS: Final = 20
+FULL_SECONDS: Final = 30.0
+RATIO_WANTED: Final = 0.99
+ADDED_WANTED: Final = 5.0
+"""ms at the 99th percentile."""
+
+Blocks = Sequence[Mapping[str, Any]]
+Result = dict[str, Any]
+
+
+def results(blocks: Blocks, loads: Sequence[str]) -> Result:
+    return {load: _of_load([b for b in blocks if b["load"] == load]) for load in loads}
+
+
+def _of_load(blocks: Blocks) -> Result:
+    return {
+        "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in (ON, OFF)},
+        "ratio": {n: rounded(estimate(paired(blocks, ON, OFF, n))) for n in RATIOS},
+        "null": {n: rounded(estimate(null(blocks, OFF, n))) for n in RATIOS},
+        "added": {p: _added(blocks, "last_gap_ms", p) for p in ("p50", "p99")},
+        "added_whole": {p: _added(blocks, "request_ms", p) for p in ("p50", "p99")},
+    }
+
+
+def _of_arm(blocks: Blocks) -> Result:
+    return {
+        "blocks": len(blocks),
+        "answers": sum(b["answers"] for b in blocks),
+        "lost": sum(b["lost"] for b in blocks),
+        **{n: _median([b[n] for b in blocks]) for n in RATIOS},
+        **{n: {p: _median([b[n][p] for b in blocks if b[n]]) for p in ("p50", "p99")} for n in TIMES},
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(f"{np.median(values):.6g}") if values else None
+
+
+def _added(blocks: Blocks, number: str, percentile: str) -> Result:
+    """Differences and their interval: of those against the other server, and of the other against itself."""
+    flat = [{**b, "value": b[number][percentile]} for b in blocks if b[number]]
+    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in (ON, OFF))
+    itself = [off[r + 1] - off[r] for r in sorted(off) if r % 2 == 0 and r + 1 in off]
+    return _interval([on[r] - off[r] for r in sorted(on.keys() & off.keys())]) | {"null": _interval(itself)}
+
+
+def _interval(differences: Sequence[float]) -> Result:
+    """Median with its interval; None where there is no pair, and no interval of fewer than two."""
+    found: Result = {"median": None, "low": None, "high": None, "pairs": [round(d, 4) for d in differences]}
+    values = np.asarray(differences)
+    if len(values):
+        found["median"] = round(float(np.median(values)), 4)
+    if len(values) > 1:
+        drawn = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
+        low, high = np.percentile(np.median(values[drawn], axis=1), PERCENTILES)
+        found |= {"low": round(float(low), 4), "high": round(float(high), 4)}
+    return found
+
+
+def targets(found: Result, pairs: int, seconds: float) -> list[Result]:
+    """Each held against what was measured; `met` is null where it was not measured."""
+    made = [
+        _target(f"{load}: tokens per second, on / off", part["ratio"]["tokens_per_s"], at_least=RATIO_WANTED)
+        for load, part in found.items()
+    ]
+    if "streamed" in found:
+        added = found["streamed"]["added"]["p99"]
+        made.append(_target("streamed: ms added to the last gap at its p99", added, at_most=ADDED_WANTED))
+    size = {"pairs_planned": pairs, "block_seconds": seconds}
+    return [{**t, **size, "full_size": t["pairs"] >= FULL_PAIRS and seconds >= FULL_SECONDS} for t in made]
+
+
+def _target(what: str, measured: Mapping[str, Any], at_least: float = -np.inf, at_most: float = np.inf) -> Result:
+    value = measured["median"]
+    return {
+        "what": what,
+        "wanted": f">= {at_least}" if at_most == np.inf else f"<= {at_most}",
+        "measured": {key: measured[key] for key in ("median", "low", "high")},
+        "met": None if value is None else bool(at_least <= value <= at_most),
+        "pairs": len(measured["pairs"]),
+    }
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def card(result: Result) -> str:
+    """The result in Markdown."""
+    parts = [list(_head(result)), *(list(_table(name, part)) for name, part in result["results"].items())]
+    return "\n\n".join("\n".join(part) for part in [*parts, list(_targets(result))])
+
+
+def _head(result: Result) -> Iterator[str]:
+    where, settings = result["where"], result["settings"]
+    yield f"# Cost of readings on `{settings['model']}`"
+    yield ""
+    if result["partial"]:
+        yield f"**Partial: {result['stopped']}.**"
+    found = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    yield f"{where['processor']}, {where['cores']} cores; {found}; {where['date']}, commit {where['commit']}."
+    yield (
+        f"{settings['pairs']} pairs of blocks of {settings['block_seconds']:g} s were asked for, in waves of "
+        f"{len(settings['answer_tokens'])} answers; the intervals are 95 %."
+    )
+
+
+def _table(name: str, part: Result) -> Iterator[str]:
+    yield f"## {name}"
+    yield ""
+    yield _row(["readings", "blocks", "answers", "lost", "tokens/s", "CPU ms/token", *_timed("p50 / p99 ms")])
+    yield _row(["---"] * 9)
+    for arm, label in ((ON, "on"), (OFF, "off")):
+        found = part["arms"][arm]
+        counts = [str(found[key]) for key in ("blocks", "answers", "lost")]
+        cpu = found["cpu_s_per_token"] and found["cpu_s_per_token"] * 1000
+        times = [
+            f"{_short(found[n]['p50'])} / {_short(found[n]['p99'])}" for n in ("gap_ms", "last_gap_ms", "request_ms")
+        ]
+        yield _row([label, *counts, _short(found["tokens_per_s"]), _short(cpu), *times])
+    yield ""
+    for number, label in zip(RATIOS, ("tokens/s", "CPU per token"), strict=True):
+        yield f"- {label}, on / off: {_told(part['ratio'][number])}; off / off: {_told(part['null'][number])}"
+    for key, label in (("added", "last gap"), ("added_whole", "request")):
+        for percentile, found in part[key].items():
+            if found["median"] is not None:
+                yield f"- {label}, {percentile}, on - off: {_told(found)} ms; off - off: {_told(found['null'])} ms"
+
+
+def _timed(what: str) -> list[str]:
+    return [f"{name}, {what}" for name in ("gap", "last gap", "request")]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return _short(found["median"])
+    return f"{found['median']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
+
+
+def _targets(result: Result) -> Iterator[str]:
+    yield "## Targets"
+    yield ""
+    for target in result["targets"]:
+        size = "" if target["full_size"] else f"; smaller than {FULL_PAIRS} pairs of {FULL_SECONDS:g} s"
+        found = _told(target["measured"])
+        yield f"- {target['what']} {target['wanted']}: {found}: **{MET[target['met']]}**{size}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
