@@ -10,6 +10,7 @@ All get the same options of vLLM and the same environment, but for the plugin. A
 much CPU the resting ones take is part of every block.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -104,21 +105,29 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time that all its processes have taken so far."""
+        return sum(self.cpu_by_process().values())
+
+    def cpu_by_process(self) -> dict[str, float]:
+        """The same by what vLLM calls a process; `api` is the one that was started."""
+        found: dict[str, float] = {}
         try:
-            return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+            for process in self._processes:
+                name = "api" if process.pid == self._process.pid else process.name().removeprefix("VLLM::")
+                found[name] = found.get(name, 0.0) + sum(process.cpu_times()[:2])
         except psutil.NoSuchProcess as gone:
             raise CannotMeasure(f"process {gone.pid} of the {self.name} server is gone: {self._last_words()}") from None
+        return found
 
     def stop(self) -> None:
         """Stop it with all its processes."""
         if not hasattr(self, "_process"):
             return
         self._process.send_signal(signal.SIGINT)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(20)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
 
     def _answers(self) -> bool:
         try:

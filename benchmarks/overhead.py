@@ -70,7 +70,7 @@ class Run:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run, stopped, code = None, None, 0
     try:
         run = prepare(options)
@@ -86,10 +86,6 @@ def main(arguments: Sequence[str]) -> int:
     if run is not None and run.blocks:
         tell(run, stopped)
     return code
-
-
-def _as_interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -248,9 +244,11 @@ def send(run: Run, workload: Workload, arm: str, requests: int, seed: tuple[int,
 def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> dict[str, Any]:
     """Load one arm and take down what all processes used meanwhile."""
     requests = run.requests[workload.name]
-    before, machine = {name: s.cpu_seconds() for name, s in run.servers.items()}, psutil.cpu_times()
+    before, machine = {name: s.cpu_by_process() for name, s in run.servers.items()}, psutil.cpu_times()
     heard = send(run, workload, arm, requests, (3, number))
-    used = {name: server.cpu_seconds() - before[name] for name, server in run.servers.items()}
+    after = {name: s.cpu_by_process() for name, s in run.servers.items()}
+    by_process = {name: {p: after[name][p] - cpu for p, cpu in found.items()} for name, found in before.items()}
+    used = {name: sum(found.values()) for name, found in by_process.items()}
     own, tokens = used.pop(ARMS[arm].server), workload.tokens(requests)
     measured = {
         "workload": workload.name,
@@ -269,6 +267,7 @@ def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> di
         "first_token_ms": percentiles(heard.first_tokens),
         "request_ms": percentiles(heard.latencies),
         "server_cpu_s": round(own, 3),
+        "server_cpu_s_by_process": {p: round(cpu, 3) for p, cpu in by_process[ARMS[arm].server].items()},
         "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in used.items()},
         "client_cpu_s": round(heard.client_cpu, 3),
         "others_cpu_s": others(machine, own + sum(used.values()) + heard.client_cpu),

@@ -4,7 +4,8 @@ A block's numbers:
     tokens_per_s       generated tokens, or prompt tokens where answers have one token
     itl_ms             median gap between the tokens of the streamed answers; None where answers have one token
     latency_ms         median time of a request
-    cpu_s_per_token    user and system time of all processes of the server
+    cpu_s_per_token    user and system time of all processes of the server. Of vLLM's, `EngineCore` and `Worker` spin
+                       while they wait for each other, so a server that is merely slower takes more as well
 
 A block is *disturbed* where others took more than DISTURBED of the machine meanwhile. It counts like any other.
 """

@@ -116,7 +116,6 @@ class Sender:
 
     def __init__(self, first: int, sites: int) -> None:
         self._first, self._sites = first, sites
-        self._context = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._dropped: Counter[str] = Counter()
 
@@ -144,7 +143,8 @@ class Sender:
         self._dropped.update(address for address, _ in inboxes)
 
     def _connect(self, address: str, key: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(zmq.PUSH)
+        # The process's own context: one that is thrown away waits, without end, for sockets that are still open.
+        socket = zmq.Context.instance().socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, WAITING_FRAMES)
         if key:
@@ -155,4 +155,6 @@ class Sender:
         return socket
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        for socket in self._sockets.values():
+            socket.close(linger=0)
+        self._sockets.clear()

@@ -51,8 +51,7 @@ class Inbox:
 
     def __init__(self, sites: int, tcp_host: str | None = None) -> None:
         self._sites = sites
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PULL)
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, WAITING_FRAMES)
         self._folder: Path | None = None
         self.key = ""
@@ -88,7 +87,7 @@ class Inbox:
     def drain(self) -> None:
         """Take every frame that has come."""
         with self._lock:
-            while True:
+            while not self._socket.closed:
                 try:
                     payload = self._socket.recv(zmq.NOBLOCK)
                 except zmq.Again:
@@ -126,7 +125,9 @@ class Inbox:
         return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
 
     def stop(self) -> None:
-        self._context.destroy(linger=0)
+        """Close the socket; nothing is drained after that."""
+        with self._lock:
+            self._socket.close(linger=0)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -280,7 +280,7 @@ def test_a_server_that_dies_says_why_in_its_last_words(tmp_path: Path) -> None:
 
 
 class FakeServer:
-    """Costs 1 CPU second per look, and dies when it is told to."""
+    """Its worker takes 1 CPU second between two looks, and it dies when it is told to."""
 
     dead = False
 
@@ -294,9 +294,9 @@ class FakeServer:
         if FakeServer.dead:
             raise CannotMeasure(f"the {self.name} server stopped with code -9: killed")
 
-    def cpu_seconds(self) -> float:
+    def cpu_by_process(self) -> dict[str, float]:
         self._cpu += 1.0
-        return self._cpu
+        return {"api": 0.5, "Worker": self._cpu}
 
     def stop(self) -> None:
         self.stopped = True
@@ -342,7 +342,8 @@ def test_a_whole_run_ends_in_its_json(
     assert [target["met"] for target in found["targets"]] == [False, False]
     assert {"commit", "date", "versions", "processor"} <= found["where"].keys()
     assert all(server.stopped for server in fakes.values())
-    assert found["blocks"][0]["resting_servers_cpu_s"].keys() == {"mooring"}
+    assert found["blocks"][0]["resting_servers_cpu_s"] == {"mooring": 1.0}
+    assert found["blocks"][0]["server_cpu_s_by_process"] == {"api": 0.0, "Worker": 1.0}
 
 
 def test_an_interrupted_run_keeps_its_blocks_and_says_so(
