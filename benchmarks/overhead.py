@@ -25,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -244,12 +244,11 @@ def send(run: Run, workload: Workload, arm: str, requests: int, seed: tuple[int,
 def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> dict[str, Any]:
     """Load one arm and take down what all processes used meanwhile."""
     requests = run.requests[workload.name]
-    before, machine = {name: s.cpu_by_process() for name, s in run.servers.items()}, psutil.cpu_times()
+    before, machine = cpu(run), psutil.cpu_times()
     heard = send(run, workload, arm, requests, (3, number))
-    after = {name: s.cpu_by_process() for name, s in run.servers.items()}
-    by_process = {name: {p: after[name][p] - cpu for p, cpu in found.items()} for name, found in before.items()}
-    used = {name: sum(found.values()) for name, found in by_process.items()}
-    own, tokens = used.pop(ARMS[arm].server), workload.tokens(requests)
+    spent = {name: taken(before[name], found) for name, found in cpu(run).items()}
+    by_process, tokens = spent.pop(ARMS[arm].server), workload.tokens(requests)
+    own, resting = sum(by_process.values()), {name: sum(found.values()) for name, found in spent.items()}
     measured = {
         "workload": workload.name,
         "round": number,
@@ -267,13 +266,22 @@ def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> di
         "first_token_ms": percentiles(heard.first_tokens),
         "request_ms": percentiles(heard.latencies),
         "server_cpu_s": round(own, 3),
-        "server_cpu_s_by_process": {p: round(cpu, 3) for p, cpu in by_process[ARMS[arm].server].items()},
-        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in used.items()},
+        "server_cpu_s_by_process": {process: round(seconds, 3) for process, seconds in by_process.items()},
+        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in resting.items()},
         "client_cpu_s": round(heard.client_cpu, 3),
-        "others_cpu_s": others(machine, own + sum(used.values()) + heard.client_cpu),
+        "others_cpu_s": others(machine, own + sum(resting.values()) + heard.client_cpu),
     }
     say(f"  {workload.name} {number + 1}/{run.options.pairs} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
     return measured
+
+
+def cpu(run: Run) -> dict[str, dict[str, float]]:
+    """Server -> process -> CPU seconds so far."""
+    return {name: server.cpu_by_process() for name, server in run.servers.items()}
+
+
+def taken(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {process: after[process] - seconds for process, seconds in before.items()}
 
 
 def others(before: Any, ours: float) -> float:
