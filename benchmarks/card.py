@@ -32,7 +32,8 @@ def card(result: Summary) -> str:
 def _head(result: Summary) -> Iterator[str]:
     where, served = result["where"], result["server"]
     vllm = f"vLLM {served['vllm']}" if served["vllm"] else "a server that does not tell its version"
-    yield f"# Quality of `{served['model']}` under {len(served['arms'])} profiles"
+    arms = len(served["arms"])
+    yield f"# Quality of `{served['model']}` under {arms} {'profile' if arms == 1 else 'profiles'}"
     yield ""
     if result["partial"]:
         yield f"**Partial: {result['stopped']}.** {result['records']} of {result['asked']} prompts were answered."

@@ -139,4 +139,6 @@ def _drift(summary: Summary, reference: str | None) -> Iterator[Target]:
 
 def _side_by_side(arms: Sequence[str]) -> Target:
     missing = [arm for arm in SIDE_BY_SIDE if arm not in arms]
-    return Target(f"side by side: {', '.join(SIDE_BY_SIDE)}", "all measured", {"missing": missing}, not missing)
+    return Target(
+        f"side by side: {', '.join(SIDE_BY_SIDE)}", "all measured", {"missing": missing}, None if missing else True
+    )

@@ -109,7 +109,7 @@ def test_a_run_scores_every_set_pairs_by_item_and_judges_the_targets(capsys: pyt
     assert judged["cut of harm, default profile"] and judged["drift rises with depth in emotional talk"]
     assert judged["drift is flat in practical talk"] and judged["practical turns bring drift back"]
     assert judged["cut of harm along a random direction, random-1"] is None
-    assert judged["side by side: off, gentle, strong, response"] is False
+    assert judged["side by side: off, gentle, strong, response"] is None
 
 
 @pytest.mark.parametrize(("n", "lost", "met"), [(800, 8, True), (100, 1, False), (800, 24, False), (400, 0, True)])
