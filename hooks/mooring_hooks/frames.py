@@ -81,11 +81,13 @@ def record_size(sites: int) -> int:
     return 4 * (HEAD + sites)
 
 
-def records(index: npt.NDArray[Any], slots: npt.NDArray[Any], projections: npt.NDArray[np.float32]) -> Words:
-    """(T, 2 + S) words of a frame, from (T,), (T,) and (S, T)."""
+def records(index: npt.NDArray[Any], slots: npt.NDArray[Any], projections: Sequence[npt.NDArray[np.float32]]) -> Words:
+    """(T, 2 + S) words of a frame, from (T,), (T,) and S arrays of (T,)."""
     words = np.empty((len(index), HEAD + len(projections)), "<i4")
     words[:, INDEX], words[:, SLOT] = index, slots
-    words.view("<f4")[:, HEAD:] = projections.T
+    values = words.view("<f4")
+    for site, row in enumerate(projections, HEAD):
+        values[:, site] = row
     return words
 
 
@@ -119,18 +121,10 @@ class Sender:
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._dropped: Counter[str] = Counter()
 
-    def send(self, address: str, key: str, numbers: npt.NDArray[Any], counts: npt.NDArray[Any], words: Words) -> None:
-        """Push one frame, or count it as dropped."""
-        payload = encode(
-            Frame(
-                self._first,
-                self._sites,
-                self._dropped[address],
-                numbers.astype("<i8").tobytes(),
-                counts.astype("<i4").tobytes(),
-                words.tobytes(),
-            )
-        )
+    def send(self, address: str, key: str, numbers: bytes, counts: bytes, words: Words) -> None:
+        """Push one frame, or count it as dropped; `numbers` and `counts` as a frame has them."""
+        frame = Frame(self._first, self._sites, self._dropped[address], numbers, counts, words.tobytes())
+        payload = encode(frame)
         try:
             (self._sockets.get(address) or self._connect(address, key)).send(payload, zmq.NOBLOCK)
         except zmq.ZMQError:

@@ -7,7 +7,8 @@ the host is queued behind the step and a thread sends it once it is there, so th
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,13 @@ from mooring_hooks.frames import Sender, Ticket, records
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
+Projections = npt.NDArray[np.float32]
 WAITING_STEPS: Final = 256
 """Steps whose copy may be on its way before new ones are dropped."""
 
 
-class Tickets(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Tickets:
     """Of one batch; R requests."""
 
     inboxes: list[tuple[str, str]]
@@ -30,13 +33,16 @@ class Tickets(NamedTuple):
     """(R,) index of each request's inbox; -1 where nobody asked."""
     numbers: npt.NDArray[np.int64]
     """(R,)"""
+    whole: tuple[bytes, bytes] | None
+    """Numbers and counts of a frame in which every request has one row, if all go to one inbox."""
 
     @classmethod
     def of(cls, tickets: Sequence[Ticket | None]) -> "Tickets":
         inboxes = list(dict.fromkeys((t.address, t.key) for t in tickets if t is not None))
-        inbox = [-1 if t is None else inboxes.index((t.address, t.key)) for t in tickets]
-        numbers = [0 if t is None else t.number for t in tickets]
-        return cls(inboxes, np.array(inbox, np.int64), np.array(numbers, np.int64))
+        inbox = np.array([-1 if t is None else inboxes.index((t.address, t.key)) for t in tickets], np.int64)
+        numbers = np.array([0 if t is None else t.number for t in tickets], np.int64)
+        alone = len(inboxes) == 1 and None not in tickets
+        return cls(inboxes, inbox, numbers, _wire(numbers, np.ones_like(numbers)) if alone else None)
 
 
 class Readings:
@@ -45,6 +51,7 @@ class Readings:
     def __init__(self, sites: Sequence[Site], first: int, device: torch.device) -> None:
         self._sites = sites
         self._sender = Sender(first, len(sites))
+        self._views: list[tuple[int, Projections]] = [(0, np.zeros(0, np.float32))] * len(sites)
         self._later: queue.Queue[Callable[[], None]] | None = None
         if device.type != "cpu":
             self._later = queue.Queue(WAITING_STEPS)
@@ -54,47 +61,56 @@ class Readings:
         """Read the step that has just run; `rows` (T,) are its slots."""
         if not tickets.inboxes or not self._sites:
             return
-        counts = np.clip(batch.computed + batch.scheduled - batch.prompt_lengths, 0, batch.scheduled)
-        if counts.max() == 0:
+        generated = batch.computed + batch.scheduled - batch.prompt_lengths
+        if generated.max() <= 0:
             return
-        projections = self._to_host(len(rows))
-
-        def send() -> None:
-            self._send(batch, rows, tickets, counts, projections())
-
         if self._later is None:
-            send()
-        else:
-            try:
-                self._later.put_nowait(send)
-            except queue.Full:
-                self._sender.count_dropped(tickets.inboxes)
+            self._send(batch, generated, rows, tickets, self._now(len(rows)))
+            return
+        projections = self._copied(len(rows))
+        try:
+            self._later.put_nowait(lambda: self._send(batch, generated, rows, tickets, projections()))
+        except queue.Full:
+            self._sender.count_dropped(tickets.inboxes)
 
-    def _send(self, batch: Batch, rows: Any, tickets: Tickets, counts: Any, projections: Any) -> None:
+    def _send(
+        self, batch: Batch, generated: Any, rows: Any, tickets: Tickets, projections: Sequence[Projections]
+    ) -> None:
+        """`generated` (R,) is how many generated positions each request has, this step included."""
+        if tickets.whole is not None and len(rows) == len(generated) and generated.min() > 0:  # a step of decoding
+            self._sender.send(*tickets.inboxes[0], *tickets.whole, records(generated - 1, rows, projections))
+            return
+        counts = np.clip(generated, 0, batch.scheduled)
         index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)
         inbox_of_row = np.repeat(tickets.inbox, batch.scheduled)
-        for number, (address, key) in enumerate(tickets.inboxes):
+        for number, inbox in enumerate(tickets.inboxes):
             wanted = (index >= 0) & (inbox_of_row == number)
             answers = (counts > 0) & (tickets.inbox == number)
             if answers.any():
-                words = records(index[wanted], rows[wanted], projections[:, wanted])
-                self._sender.send(address, key, tickets.numbers[answers], counts[answers], words)
+                words = records(index[wanted], rows[wanted], [row[wanted] for row in projections])
+                self._sender.send(*inbox, *_wire(tickets.numbers[answers], counts[answers]), words)
 
-    def _to_host(self, count: int) -> Callable[[], npt.NDArray[np.float32]]:
-        """A function that returns (S, count) once the device has written them."""
-        recorded: list[Any] = [site.module.mooring_projections[:count] for site in self._sites]  # type: ignore[index]
-        if self._later is None:
-            now: npt.NDArray[np.float32] = np.stack([tensor.numpy() for tensor in recorded])
-            return lambda: now
-        stacked = torch.stack(recorded)
+    def _now(self, count: int) -> list[Projections]:
+        """(count,) of each site, where they lie: on a CPU the step has ended."""
+        found = []
+        for i, site in enumerate(self._sites):
+            buffer: torch.Tensor = site.module.mooring_projections  # type: ignore[assignment]
+            if self._views[i][0] != buffer.data_ptr():
+                self._views[i] = (buffer.data_ptr(), buffer.numpy())
+            found.append(self._views[i][1][:count])
+        return found
+
+    def _copied(self, count: int) -> Callable[[], Sequence[Projections]]:
+        """A function that returns them once the device has written them."""
+        stacked = torch.stack([site.module.mooring_projections[:count] for site in self._sites])  # type: ignore[index]
         host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
         host.copy_(stacked, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
 
-        def when_done() -> npt.NDArray[np.float32]:
+        def when_done() -> Sequence[Projections]:
             done.synchronize()
-            return host.numpy()
+            return list(host.numpy())
 
         return when_done
 
@@ -102,3 +118,7 @@ class Readings:
     def _work(jobs: "queue.Queue[Callable[[], None]]") -> None:
         while True:
             jobs.get()()
+
+
+def _wire(numbers: npt.NDArray[Any], counts: npt.NDArray[Any]) -> tuple[bytes, bytes]:
+    return numbers.astype("<i8").tobytes(), counts.astype("<i4").tobytes()

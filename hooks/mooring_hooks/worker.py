@@ -119,12 +119,13 @@ class Capping:
                 null_blocks = getattr(block_table, "blocks_per_kv_block", 1)
                 ledger = self._ledgers[group] = BlockLedger(self.settings, block_table.block_size, null_blocks)
             blocks = block_table.block_table.np
+            # The step's own rows first: a request may share a block that another one fills in this very step.
+            ledger.write(batch, rows, blocks)
             for request_id in arrived:
                 i = index[request_id]
                 ledger.check(
                     request_id, int(batch.slots[i]), int(batch.prompt_lengths[i]), int(batch.computed[i]), blocks[i]
                 )
-            ledger.write(batch, rows, blocks)
 
     def _wrap_runner(self) -> None:
         """Both methods are the model runner's own; nothing of what they return is touched."""

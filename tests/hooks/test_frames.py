@@ -35,7 +35,11 @@ def words(index: list[int], first: int = 0, sites: int = SITES, bump: float = 0.
 
 
 def push(inbox: Inbox, sender: Sender, numbers: list[int], counts: list[int], rows: Any) -> None:
-    sender.send(inbox.address, inbox.key, np.array(numbers), np.array(counts), rows)
+    sender.send(inbox.address, inbox.key, *wire(numbers, counts), rows)
+
+
+def wire(numbers: list[int], counts: list[int]) -> tuple[bytes, bytes]:
+    return np.array(numbers, "<i8").tobytes(), np.array(counts, "<i4").tobytes()
 
 
 def collected(inbox: Inbox, number: int, tokens: int) -> Rows:
@@ -187,8 +191,8 @@ def test_between_nodes_only_holders_of_the_key_are_heard() -> None:
     strangers_key = zmq.curve_keypair()[0].decode()
     senders = [Sender(0, SITES) for _ in range(3)]
     for sender, key in zip(senders, ("", strangers_key), strict=False):
-        sender.send(ticket.address, key, np.array([ticket.number]), np.array([1]), words([1]))
-    senders[2].send(ticket.address, ticket.key, np.array([ticket.number]), np.array([1]), words([0]))
+        sender.send(ticket.address, key, *wire([ticket.number], [1]), words([1]))
+    senders[2].send(ticket.address, ticket.key, *wire([ticket.number], [1]), words([0]))
     assert collected(inbox, ticket.number, 2).index.tolist() == [0]
     inbox.stop()
 
@@ -200,7 +204,7 @@ def test_a_full_socket_drops_and_says_so_and_never_blocks(monkeypatch: pytest.Mo
     nowhere = inbox.address + "-later"
     started = time.monotonic()
     for token in range(10):  # nobody listens there yet
-        sender.send(nowhere, "", np.array([ticket.number]), np.array([1]), words([token]))
+        sender.send(nowhere, "", *wire([ticket.number], [1]), words([token]))
     assert time.monotonic() - started < 1
     assert sender._dropped[nowhere] > 0
     inbox.stop()

@@ -67,6 +67,16 @@ def test_only_positions_of_generated_tokens_are_sent(inboxes: list[Inbox]) -> No
     assert len(inboxes[0].collect(tickets[0].number, 5)) == 0
 
 
+def test_a_buffer_that_was_replaced_is_read_where_it_is_now(inboxes: list[Inbox]) -> None:
+    found = sites()
+    readings, ticket = Readings(found, 0, torch.device("cpu")), inboxes[0].open()
+    take(readings, batch((1, 1, 1)), [ticket])
+    for site in found:
+        site.module.mooring_projections = torch.full((64,), -1.0)
+    take(readings, batch((1, 2, 1)), [ticket])
+    assert arrived(inboxes[0], ticket.number, 2).projections.tolist() == [[0, -1], [100, -1]]
+
+
 def test_each_answer_goes_to_the_process_that_asked_and_others_nowhere(inboxes: list[Inbox]) -> None:
     readings = Readings(sites(), 0, torch.device("cpu"))
     one, two = inboxes[0].open(), inboxes[1].open()
@@ -91,8 +101,8 @@ class Waiting(Readings):
         self._later = queue.Queue(waiting_steps)
         threading.Thread(target=self._work, args=(self._later,), daemon=True).start()
 
-    def _to_host(self, count: int) -> Any:
-        copied = np.stack([site.module.mooring_projections[:count].numpy().copy() for site in self._sites])
+    def _copied(self, count: int) -> Any:
+        copied = [site.module.mooring_projections[:count].numpy().copy() for site in self._sites]
         return lambda: (self.arrive.wait(), copied)[1]
 
 

@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from engines import Engine
-from mooring_hooks.rows import ForeignBlock
 from parity import layer_set_profiles
 from tiny import Replay, median_projections, prompts, random_axis
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.xfail(raises=ForeignBlock, strict=True, reason="the ledger is checked before the step's rows are noted")
 def test_equal_prompts_in_one_step_are_answered_alike(tiny_model: Callable[[str], Path]) -> None:
     folder, axis = tiny_model("qwen3"), random_axis()
     (text,) = prompts(1, seed=2)

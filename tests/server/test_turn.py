@@ -70,7 +70,8 @@ class Engine:
         _, address, key, number, _ = ticket
         row = records(np.array([token]), np.array([1]), np.array([[token], [3.0]], np.float32))
         for choice in filter(self.sends, range(answers)):
-            self.sender.send(address, key, np.array([number + choice]), np.array([1]), row)
+            numbers, counts = np.array([number + choice], "<i8"), np.array([1], "<i4")
+            self.sender.send(address, key, numbers.tobytes(), counts.tobytes(), row)
 
 
 def parameters(n: int = 1, stream: bool = False) -> Any:
