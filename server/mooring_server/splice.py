@@ -31,7 +31,12 @@ ROUTES: Final = {
 
 
 def into_body(body: bytes, member: bytes) -> bytes:
-    """`member` ('"name":value') as the last one of a JSON object."""
+    """`member` ('"name":value') as the last one of a JSON object; what is none stays as it is.
+
+    vLLM answers `null` to a client that has hung up.
+    """
+    if not body.rstrip().endswith(b"}"):
+        return body
     end = body.rindex(b"}")
     return body[:end] + _comma(body[:end]) + member + body[end:]
 

@@ -21,6 +21,11 @@ def test_a_member_goes_last_into_a_body(body: bytes) -> None:
     assert found == json.loads(body)
 
 
+@pytest.mark.parametrize("body", [b"null", b"", b"[1]", b'"}"'])
+def test_a_body_that_is_no_object_passes_untouched(body: bytes) -> None:
+    assert into_body(body, MEMBER) == body
+
+
 def random_json(rng: random.Random, depth: int = 3) -> Any:
     text = "".join(rng.choices('abc{}"[]:,\\\n é☂', k=rng.randrange(12)))
     if depth == 0:
