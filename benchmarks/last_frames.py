@@ -19,6 +19,8 @@ import aiohttp
 import load
 from load import HEADERS, PROFILE_HEADER, TIMEOUT, Ask, CannotMeasure, Target, Workload
 
+KEEP_ALIVE: Final = 1.0
+"""Seconds that a connection may rest before it is closed: the server closes its own after 5."""
 PROMPT_TOKENS: Final = 16
 LENGTHS: Final = tuple(range(12, 108, 6))
 """Tokens of the answers of a wave."""
@@ -83,7 +85,8 @@ def run(given: Pass) -> Heard:
 
 async def send(given: Pass, made: Sequence[Wave]) -> Heard:
     heard = Heard()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT) as session:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+    async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
         began, cpu = time.perf_counter(), time.process_time()
         try:
             for wave in made:

@@ -16,6 +16,8 @@ from soak.replies import complaints, parse
 CLIENTS: Final = 48
 LIMIT: Final = 120.0
 """Seconds in which every answer must have come whose client waits."""
+KEEP_ALIVE: Final = 1.0
+"""Seconds that a connection may rest before it is closed: the server closes its own after 5."""
 KEPT: Final = 20
 """Complaints that are kept; all are counted."""
 
@@ -52,7 +54,7 @@ class Tally:
 async def soak(base: str, answers: int, seed: int, watch: Callable[[int], None]) -> Tally:
     """Ask until there are so many answers; `watch` is told how many there are."""
     tally, rng = Tally(), random.Random(seed)
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
     async with aiohttp.ClientSession(base, connector=connector, timeout=aiohttp.ClientTimeout(LIMIT)) as session:
 
         async def client() -> None:
