@@ -1,6 +1,7 @@
 """What is compared, and the servers behind it: all started once, and asked one at a time.
 
     stock        vLLM with nothing of Mooring loaded
+    again        a second server of it: what two starts of one thing differ by
     off          Mooring, every request under `off`: measured, never touched
     default      Mooring, every request under the default profile
     unmeasured   the same on a server with MOORING_READINGS=0: the cap without the readings
@@ -43,12 +44,15 @@ class Arm(NamedTuple):
 
 ARMS: Final = {
     "stock": Arm("stock", (None,)),
+    "again": Arm("again", (None,)),
     "off": Arm("mooring", ("off",)),
     "default": Arm("mooring", (None,)),
     "unmeasured": Arm("unmeasured", (None,)),
     "sixteen": Arm("sixteen", ("off", None, *MORE_PROFILES)),
 }
 BASELINE: Final = "stock"
+WITHOUT: Final = ("stock", "again")
+"""Servers without Mooring."""
 
 
 class Subject(NamedTuple):
@@ -154,7 +158,7 @@ def servers(subject: Subject, arms: Sequence[str], options: Sequence[str], folde
 def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]:
     """Arguments of Python that start a server; the port is still to come."""
     own = ["--served-model-name", subject.name, *options]
-    if name == "stock":
+    if name in WITHOUT:
         return [str(Path(__file__).with_name("stock_server.py")), subject.folder, *own]
     serve = ["-c", "from mooring_server.cli import main; main()", "serve", subject.served, *subject.axis]
     return [*serve, *(["--profiles", str(subject.profiles)] if name == "sixteen" else []), *own]
@@ -179,7 +183,8 @@ def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dic
 def target(arm: str, subject: Subject, server: Server) -> Target:
     """Where an arm's requests go."""
     asked = ARMS[arm].asked
-    answered = [None if arm == BASELINE else profile or subject.default for profile in asked]
+    without = ARMS[arm].server in WITHOUT
+    answered = [None if without else profile or subject.default for profile in asked]
     return Target(server.url, subject.name, subject.vocabulary, asked, answered)
 
 

@@ -79,10 +79,11 @@ def main(arguments: Sequence[str]) -> int:
         stopped, code = "it was interrupted", INTERRUPTED
     except CannotMeasure as reason:
         stopped, code = " ".join(str(reason).split()), 2
-        print(f"overhead: {stopped}", file=sys.stderr)
     finally:
         for server in run.servers.values() if run else ():
             server.stop()
+    if stopped is not None:
+        say(f"overhead: {stopped}")
     if run is not None and run.blocks:
         tell(run, stopped)
     return code

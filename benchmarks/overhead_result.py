@@ -21,6 +21,7 @@ NUMBERS: Final = ("tokens_per_s", "itl_ms", "latency_ms", "cpu_s_per_token")
 COMPARED: Final = (
     ("default", "stock"),
     ("off", "stock"),
+    ("again", "stock"),
     ("default", "off"),
     ("unmeasured", "stock"),
     ("default", "unmeasured"),

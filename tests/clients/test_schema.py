@@ -27,7 +27,7 @@ CHECKS = "an_answer_says_its_profile_and_where_it_lay,a_reply_is_noted"
 JSON = {"Content-Type": "application/json"}
 HISTORY = {"type": "message", "id": "a", "role": "assistant", "status": "completed"}
 NEITHER_ANSWERS: dict[str, dict[str, Any]] = {
-    "a tool's file": {"input": [{"type": "function_call_output", "id": "", "status": "completed",
+    "a tool's file": {"input": [{"type": "function_call_output", "id": "", "status": "completed", "created_by": None,
                                  "output": [{"type": "input_file"}]}]},
     "an empty message": {"input": [HISTORY | {"content": []}]},
     "a refusal": {"input": [HISTORY | {"content": [{"type": "refusal", "refusal": "no"}]}]},

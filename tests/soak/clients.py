@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ async def soak(base: str, answers: int, seed: int, watch: Callable[[int], None])
 
 
 async def _ask(session: aiohttp.ClientSession, ask: Ask, tally: Tally) -> None:
-    body = json.dumps(ask.body()).encode()
+    body, began = json.dumps(ask.body()).encode(), time.monotonic()
     try:
         async with (
             asyncio.timeout(ask.patience),
@@ -78,6 +79,9 @@ async def _ask(session: aiohttp.ClientSession, ask: Ask, tally: Tally) -> None:
         if ask.patience is None:
             tally.add(ask, 0, [f"no answer in {LIMIT:.0f} s"])
         tally.left += ask.patience is not None
+        return
+    except aiohttp.ClientError as error:
+        tally.add(ask, 0, [f"{error!r} after {time.monotonic() - began:.1f} s"])
         return
     if response.status != 200:
         tally.add(ask, 0, [f"{response.status} {raw[:300]!r}"])
