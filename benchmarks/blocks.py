@@ -5,11 +5,14 @@ followed at once by its mirror image: over two rounds a drift that is linear in 
 design every arm stands at every place equally often and follows every other arm equally often. Two arms: ABBA.
 
     ratio      arm / baseline of one round
-    estimate   median of the ratios, with the 95 % percentile bootstrap over rounds, on the log scale
+    estimate   median of the ratios, with a 95 % percentile bootstrap on the log scale
     null       the same for the baseline against itself: its block in every second round over that in the round before
 
 The blocks of a null pair lie as far apart as, or further than, those of a ratio: its interval is what the machine
 does to a comparison of a thing with itself.
+
+Two starts of the same server can differ, by where their memory came to lie, and no number of rounds between the same
+two servers shows it. Where a run has several starts, the bootstrap draws starts, then rounds within each.
 
 Williams 1949, doi:10.1071/CH9490149.
 """
@@ -18,10 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES: Final = 10_000
 PERCENTILES: Final = (2.5, 97.5)
 SEED: Final = 0
+
+
+Array = npt.NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -33,6 +40,8 @@ class Estimate(NamedTuple):
     spread: float | None
     """Standard deviation of the log ratios."""
     pairs: list[float]
+    by_start: list[float]
+    """Median of each start."""
 
 
 def orders(arms: Sequence[str], rounds: int) -> list[list[str]]:
@@ -49,17 +58,34 @@ def _design(n: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(mirrored))
 
 
-def estimate(ratios: Sequence[float]) -> Estimate:
-    """Median and interval of ratios above 0."""
+def estimate(ratios: Sequence[float], starts: Sequence[int] | None = None) -> Estimate:
+    """Median and interval of ratios above 0; `starts` says which start of the servers each is from."""
     if not ratios:
-        return Estimate(None, None, None, None, [])
+        return Estimate(None, None, None, None, [], [])
     logs = np.log(np.asarray(ratios, np.float64))
+    which = np.zeros(len(logs), int) if starts is None else np.asarray(starts)
+    parts = [logs[which == start] for start in dict.fromkeys(which.tolist())]
+    medians = [float(np.exp(np.median(part))) for part in parts]
     median = float(np.exp(np.median(logs)))
     if len(logs) < 2:
-        return Estimate(median, None, None, None, list(ratios))
-    drawn = np.random.default_rng(SEED).integers(0, len(logs), (RESAMPLES, len(logs)))
-    low, high = np.exp(np.percentile(np.median(logs[drawn], axis=1), PERCENTILES))
-    return Estimate(median, float(low), float(high), float(logs.std(ddof=1)), list(ratios))
+        return Estimate(median, None, None, None, list(ratios), medians)
+    low, high = np.exp(np.percentile(_drawn(parts), PERCENTILES))
+    return Estimate(median, float(low), float(high), float(logs.std(ddof=1)), list(ratios), medians)
+
+
+def _drawn(parts: Sequence[Array]) -> Array:
+    """(RESAMPLES,) medians: parts are drawn with replacement, then as many values from each as it holds."""
+    rng = np.random.default_rng(SEED)
+    sizes = np.array([len(part) for part in parts])
+    table = np.full((len(parts), sizes.max()), np.nan)
+    for row, part in zip(table, parts, strict=True):
+        row[: len(part)] = part
+    chosen = rng.integers(0, len(parts), (RESAMPLES, len(parts)))[..., None]
+    places = np.arange(sizes.max())
+    drawn = table[chosen, (rng.random((*chosen.shape[:2], places.size)) * sizes[chosen]).astype(int)]
+    drawn[np.broadcast_to(places >= sizes[chosen], drawn.shape)] = np.nan
+    medians: Array = np.nanmedian(drawn.reshape(RESAMPLES, -1), axis=1)
+    return medians
 
 
 def paired(blocks: Sequence[Mapping[str, Any]], arm: str, baseline: str, number: str) -> list[float]:
@@ -68,10 +94,18 @@ def paired(blocks: Sequence[Mapping[str, Any]], arm: str, baseline: str, number:
     return [above[r] / below[r] for r in sorted(above.keys() & below.keys())]
 
 
+def starts_of(blocks: Sequence[Mapping[str, Any]], arm: str, baseline: str, number: str) -> list[int]:
+    """Which start each of the `paired` ratios is from."""
+    rounds = _by_round(blocks, arm, number).keys() & _by_round(blocks, baseline, number).keys()
+    start = {b["round"]: b.get("start", 0) for b in blocks}
+    return [start[r] for r in sorted(rounds)]
+
+
 def null(blocks: Sequence[Mapping[str, Any]], arm: str, number: str) -> list[float]:
-    """An arm against itself in neighbouring rounds, no block in two pairs."""
-    values = _by_round(blocks, arm, number)
-    return [values[r + 1] / values[r] for r in sorted(values) if r % 2 == 0 and r + 1 in values]
+    """An arm against itself in neighbouring rounds of one start, no block in two pairs."""
+    values, start = _by_round(blocks, arm, number), {b["round"]: b.get("start", 0) for b in blocks}
+    pairs = [(r, r + 1) for r in sorted(values) if r % 2 == 0 and r + 1 in values]
+    return [values[later] / values[earlier] for earlier, later in pairs if start[earlier] == start[later]]
 
 
 def _by_round(blocks: Sequence[Mapping[str, Any]], arm: str, number: str) -> dict[int, float]:

@@ -1,12 +1,15 @@
 """What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
 
     python benchmarks/overhead.py --model demo|qwen3-0.6b-shape [--workload decode|prefill|both]
-                                  [--arms stock,off,default,unmeasured,sixteen] [--pairs 20] [--block-seconds 30]
-                                  [--short] [--out FILE]
+                                  [--arms stock,again,off,default,unmeasured,sixteen] [--pairs 20]
+                                  [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
-Every arm's server (arms.py) is started once, with the same options, compiled. Then one arm at a time gets a block of
-load (load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. Arms take turns in
-the order of blocks.py, and arms of one round, which answered the same prompts, are compared as a pair.
+Every arm's server (arms.py) is started, with the same options, compiled. Then one arm at a time gets a block of load
+(load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. Arms take turns in the
+order of blocks.py, and arms of one round, which answered the same prompts, are compared as a pair.
+
+The same server started twice can be some per cent faster or slower throughout, by where its memory came to lie. So
+the rounds are divided among --starts starts of all servers, each in the reverse order of the one before.
 
     decode     short prompts and long answers, 16 at a time          tokens/s of generated tokens
     prefill    long prompts and answers of one token, 16 at a time   tokens/s of prompt tokens
@@ -44,6 +47,7 @@ FOLDER: Final = ROOT / ".build" / "benchmarks"
 CONCURRENCY: Final = 16
 PILOT_SECONDS: Final = 5.0
 SHORT_PAIRS, SHORT_SECONDS = 2, 5.0
+STARTS: Final = 2
 OPTIONS: Final = ("--max-model-len", "2048", "--max-num-seqs", "64", "--uvicorn-log-level", "warning")
 """Of vLLM, for every server."""
 WORKLOADS: Final = {
@@ -80,8 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     except CannotMeasure as reason:
         stopped, code = " ".join(str(reason).split()), 2
     finally:
-        for server in run.servers.values() if run else ():
-            server.stop()
+        if run is not None:
+            stop_servers(run)
     if stopped is not None:
         say(f"overhead: {stopped}")
     if run is not None and run.blocks:
@@ -101,11 +105,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own.add_argument("--arms", type=_arms, default="stock,off,default", help="in the order of the first round")
     own.add_argument("--pairs", type=_positive(int), default=FULL_PAIRS, help="rounds of one block per arm")
     own.add_argument("--block-seconds", type=_positive(float), default=FULL_SECONDS)
-    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s")
+    own.add_argument("--starts", type=_positive(int), default=STARTS, help="of all servers, over which rounds spread")
+    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s, one start")
     own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
     options = own.parse_args(arguments)
     if options.short:
-        options.pairs, options.block_seconds = SHORT_PAIRS, SHORT_SECONDS
+        options.pairs, options.block_seconds, options.starts = SHORT_PAIRS, SHORT_SECONDS, 1
     return options
 
 
@@ -175,22 +180,48 @@ def vocabulary(model: Path) -> int:
 
 
 def measure(run: Run) -> None:
-    """Start everything, warm it up, and measure all rounds."""
-    for server in run.servers.values():
+    """All rounds, spread over the starts."""
+    options = run.options
+    rounds = list(enumerate(orders(options.arms, options.pairs)))
+    per_start = math.ceil(options.pairs / options.starts)
+    for start, first in enumerate(range(0, options.pairs, per_start)):
+        start_servers(run, backwards=start % 2 == 1)
+        if not run.requests:
+            plan(run)
+        for number, order in rounds[first : first + per_start]:
+            measure_round(run, start, number, order)
+        stop_servers(run)
+
+
+def start_servers(run: Run, backwards: bool) -> None:
+    """Start all, one after the other, and warm up every arm."""
+    for server in list(run.servers.values())[:: -1 if backwards else 1]:
         say(f"starting the {server.name} server ...")
         server.start()
     for arm in run.options.arms:
         warm_up(run, arm)
+
+
+def stop_servers(run: Run) -> None:
+    for server in run.servers.values():
+        server.stop()
+
+
+def plan(run: Run) -> None:
+    """Find out how much work a block is."""
+    seconds = 0.0
     for workload in run.workloads:
-        run.requests[workload.name] = pilot(run, workload)
-    seconds = run.options.pairs * len(run.workloads) * len(run.options.arms) * run.options.block_seconds
-    say(f"measuring for about {seconds / 60:.0f} minutes ...")
-    for number, order in enumerate(orders(run.options.arms, run.options.pairs)):
-        for workload in run.workloads:
-            for place, arm in enumerate(order):
-                run.blocks.append(block(run, workload, arm, number, place))
-                if run.options.out:
-                    save(run.options.out, document(run, "it is still running"))
+        run.requests[workload.name], expected = pilot(run, workload)
+        seconds += expected
+    say(f"measuring for about {run.options.pairs * len(run.options.arms) * seconds / 60:.0f} minutes ...")
+
+
+def measure_round(run: Run, start: int, number: int, order: Sequence[str]) -> None:
+    for workload in run.workloads:
+        for place, arm in enumerate(order):
+            run.blocks.append({"start": start, **block(run, workload, arm, number, place)})
+            if run.options.out:
+                save(run.options.out, document(run, "it is still running"))
 
 
 def warm_up(run: Run, arm: str) -> None:
@@ -202,13 +233,14 @@ def warm_up(run: Run, arm: str) -> None:
             run.lifted[arm] = found
 
 
-def pilot(run: Run, workload: Workload) -> int:
-    """How many requests keep stock vLLM busy for a block, in whole waves."""
-    done, spent, wanted = 0, 0.0, float(run.options.block_seconds)
+def pilot(run: Run, workload: Workload) -> tuple[int, float]:
+    """How many requests keep stock vLLM busy for a block, in whole waves, and for how many seconds they do."""
+    waves, spent = 0, 0.0
     while spent < PILOT_SECONDS:
-        spent += send(run, workload, BASELINE, 2 * CONCURRENCY, (2, done)).seconds
-        done += 2
-    return CONCURRENCY * math.ceil(wanted * done / spent)
+        spent += send(run, workload, BASELINE, 2 * CONCURRENCY, (2, waves)).seconds
+        waves += 2
+    wanted = math.ceil(run.options.block_seconds * waves / spent)
+    return CONCURRENCY * wanted, wanted * spent / waves
 
 
 def lifted(bodies: Sequence[bytes]) -> dict[str, Any] | None:
@@ -309,6 +341,7 @@ def document(run: Run, stopped: str | None) -> Result:
             "arms": options.arms,
             "pairs": options.pairs,
             "block_seconds": options.block_seconds,
+            "starts": options.starts,
             "concurrency": CONCURRENCY,
             "workloads": [w._asdict() | {"requests": run.requests.get(w.name)} for w in run.workloads],
             "options": list(OPTIONS),

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from arms import BASELINE
-from blocks import Estimate, estimate, null, paired
+from blocks import Estimate, estimate, null, paired, starts_of
 
 NUMBERS: Final = ("tokens_per_s", "itl_ms", "latency_ms", "cpu_s_per_token")
 COMPARED: Final = (
@@ -60,12 +60,14 @@ def _of_workload(blocks: Blocks, arms: Sequence[str]) -> Result:
     pairs = [(above, below) for above, below in COMPARED if above in arms and below in arms]
     return {
         "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in arms},
-        "ratios": {
-            f"{above}/{below}": {n: rounded(estimate(paired(blocks, above, below, n))) for n in NUMBERS}
-            for above, below in pairs
-        },
+        "ratios": {f"{above}/{below}": {n: _ratio(blocks, above, below, n) for n in NUMBERS} for above, below in pairs},
         "null": {n: rounded(estimate(null(blocks, BASELINE, n))) for n in NUMBERS},
     }
+
+
+def _ratio(blocks: Blocks, above: str, below: str, number: str) -> Result:
+    pair = (blocks, above, below, number)
+    return rounded(estimate(paired(*pair), starts_of(*pair)))
 
 
 def _of_arm(blocks: Blocks) -> Result:
@@ -85,8 +87,10 @@ def disturbed(blocks: Blocks, cores: int) -> int:
 
 
 def rounded(found: Estimate) -> Result:
-    shorter = {k: None if v is None else round(v, 5) for k, v in found._asdict().items() if k != "pairs"}
-    return shorter | {"pairs": [round(ratio, 5) for ratio in found.pairs]}
+    lists = {"pairs": found.pairs, "by_start": found.by_start}
+    single = {name: value for name, value in found._asdict().items() if name not in lists}
+    rest: Result = {name: [round(value, 5) for value in values] for name, values in lists.items()}
+    return {name: None if value is None else round(value, 5) for name, value in single.items()} | rest
 
 
 def targets(model: str, found: Result, pairs: int, seconds: float) -> list[Result]:
@@ -102,7 +106,7 @@ def _target(model: str, workload: str, part: Result, pairs: int, seconds: float)
         "workload": workload,
         "what": f"tokens per second, default / {BASELINE}",
         "wanted": goal._asdict(),
-        "measured": {key: ratio[key] for key in ("median", "low", "high")},
+        "measured": {key: ratio[key] for key in ("median", "low", "high", "by_start")},
         "met": _met(goal, ratio),
         "aim_met": None if goal.aim is None or ratio["median"] is None else ratio["median"] >= goal.aim,
         "full_size": counted >= FULL_PAIRS and seconds >= FULL_SECONDS,
@@ -147,7 +151,7 @@ def _head(result: Result) -> Iterator[str]:
     yield f"{where['processor']}, {where['cores']} cores; {found}; {where['date']}, commit {where['commit']}."
     yield (
         f"{settings['pairs']} pairs of blocks of {settings['block_seconds']:g} s were asked for, at concurrency "
-        f"{settings['concurrency']}; the intervals are 95 %."
+        f"{settings['concurrency']}, over {settings['starts']} starts of the servers; the intervals are 95 %."
     )
     if result["disturbed_blocks"]:
         yield (
@@ -193,9 +197,10 @@ def _targets(result: Result) -> Iterator[str]:
         wanted = target["wanted"]
         bound = "" if wanted["low"] is None else f", lower end >= {wanted['low']}"
         size = "" if target["full_size"] else f"; smaller than {FULL_PAIRS} pairs of {FULL_SECONDS:g} s"
+        found = target["measured"]
         yield (
-            f"- {target['workload']}: {target['what']} >= {wanted['median']}{bound}: "
-            f"{_interval(target['measured'])}: **{MET[target['met']]}**{size}"
+            f"- {target['workload']}: {target['what']} >= {wanted['median']}{bound}: **{MET[target['met']]}** with "
+            f"{_interval(found)}, by start {', '.join(f'{ratio:.4f}' for ratio in found['by_start'])}{size}"
         )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -88,8 +88,23 @@ def test_equal_ratios_have_an_interval_of_no_width() -> None:
 
 
 def test_an_estimate_of_little_says_little() -> None:
-    assert blocks.estimate([]) == (None, None, None, None, [])
+    assert blocks.estimate([]) == (None, None, None, None, [], [])
     assert blocks.estimate([0.9])[:3] == (pytest.approx(0.9), None, None)
+
+
+def test_starts_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    ratios = [*rng.normal(0.97, 0.001, 10), *rng.normal(1.03, 0.001, 10)]
+    found, blind = blocks.estimate(ratios, [0] * 10 + [1] * 10), blocks.estimate(ratios)
+    assert found.by_start == pytest.approx([0.97, 1.03], abs=0.001)
+    assert blind.by_start == pytest.approx([blind.median])
+    assert found.low and found.high and found.low < 0.971 and found.high > 1.029
+
+
+def test_the_null_compares_no_two_starts() -> None:
+    run = [{**block, "start": block["round"] // 3} for block in made({"stock": [1.0, 1.0, 1.0, 2.0]})]
+    assert blocks.null(run, "stock", "tokens_per_s") == [1.0]
+    assert blocks.starts_of(run, "stock", "stock", "tokens_per_s") == [0, 0, 0, 1]
 
 
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
@@ -284,11 +299,13 @@ class FakeServer:
 
     dead = False
 
+    started: ClassVar[list[str]] = []
+
     def __init__(self, name: str) -> None:
         self.name, self.url, self.stopped, self._cpu = name, "u", False, 0.0
 
     def start(self) -> None:
-        pass
+        FakeServer.started.append(self.name)
 
     def check(self) -> None:
         if FakeServer.dead:
@@ -319,6 +336,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeServer]]:
     monkeypatch.setattr(overhead, "servers", servers)
     monkeypatch.setattr(load, "run", run)
     monkeypatch.setattr(FakeServer, "dead", False)
+    monkeypatch.setattr(FakeServer, "started", [])
     yield made
 
 
@@ -342,6 +360,8 @@ def test_a_whole_run_ends_in_its_json(
     assert [target["met"] for target in found["targets"]] == [False, False]
     assert {"commit", "date", "versions", "processor"} <= found["where"].keys()
     assert all(server.stopped for server in fakes.values())
+    assert FakeServer.started == ["stock", "mooring", "mooring", "stock"]
+    assert [block["start"] for block in found["blocks"] if block["place"] == 0] == [0, 0, 0, 0, 1, 1]
     assert found["blocks"][0]["resting_servers_cpu_s"] == {"mooring": 1.0}
     assert found["blocks"][0]["server_cpu_s_by_process"] == {"api": 0.0, "Worker": 1.0}
 
@@ -421,7 +441,7 @@ def test_wrong_arguments_are_refused_by_name(
 
 def test_short_is_two_pairs_of_five_seconds() -> None:
     options = overhead.parse(["--model", "demo", "--short"])
-    assert (options.pairs, options.block_seconds) == (2, 5.0)
+    assert (options.pairs, options.block_seconds, options.starts) == (2, 5.0, 1)
 
 
 def test_the_share_of_lifted_tokens_is_the_servers_own_reading() -> None:
