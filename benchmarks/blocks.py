@@ -63,17 +63,22 @@ def estimate(ratios: Sequence[float], starts: Sequence[int] | None = None) -> Es
     if not ratios:
         return Estimate(None, None, None, None, [], [])
     logs = np.log(np.asarray(ratios, np.float64))
-    which = np.zeros(len(logs), int) if starts is None else np.asarray(starts)
-    parts = [logs[which == start] for start in dict.fromkeys(which.tolist())]
+    parts = by_start(logs, starts)
     medians = [float(np.exp(np.median(part))) for part in parts]
     median = float(np.exp(np.median(logs)))
     if len(logs) < 2:
         return Estimate(median, None, None, None, list(ratios), medians)
-    low, high = np.exp(np.percentile(_drawn(parts), PERCENTILES))
+    low, high = np.exp(np.percentile(drawn(parts), PERCENTILES))
     return Estimate(median, float(low), float(high), float(logs.std(ddof=1)), list(ratios), medians)
 
 
-def _drawn(parts: Sequence[Array]) -> Array:
+def by_start(values: Array, starts: Sequence[int] | None) -> list[Array]:
+    """The values of each start, in the order in which starts come; all in one where there is but one."""
+    which = np.zeros(len(values), int) if starts is None else np.asarray(starts)
+    return [values[which == start] for start in dict.fromkeys(which.tolist())]
+
+
+def drawn(parts: Sequence[Array]) -> Array:
     """(RESAMPLES,) medians: parts are drawn with replacement, then as many values from each as it holds."""
     rng = np.random.default_rng(SEED)
     sizes = np.array([len(part) for part in parts])
@@ -82,9 +87,9 @@ def _drawn(parts: Sequence[Array]) -> Array:
         row[: len(part)] = part
     chosen = rng.integers(0, len(parts), (RESAMPLES, len(parts)))[..., None]
     places = np.arange(sizes.max())
-    drawn = table[chosen, (rng.random((*chosen.shape[:2], places.size)) * sizes[chosen]).astype(int)]
-    drawn[np.broadcast_to(places >= sizes[chosen], drawn.shape)] = np.nan
-    medians: Array = np.nanmedian(drawn.reshape(RESAMPLES, -1), axis=1)
+    found = table[chosen, (rng.random((*chosen.shape[:2], places.size)) * sizes[chosen]).astype(int)]
+    found[np.broadcast_to(places >= sizes[chosen], found.shape)] = np.nan
+    medians: Array = np.nanmedian(found.reshape(RESAMPLES, -1), axis=1)
     return medians
 
 

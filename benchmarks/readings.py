@@ -1,10 +1,12 @@
 """What readings cost: the demo served with them, as always, against the demo with MOORING_READINGS=0.
 
-    python benchmarks/readings.py [--load streamed|whole|both] [--pairs 20] [--block-seconds 30] [--short] [--out FILE]
+    python benchmarks/readings.py [--load streamed|whole|both] [--pairs 20] [--block-seconds 30] [--starts 4]
+                                  [--short] [--out FILE]
 
-Both servers are started once, with the same options, compiled, capped by the same profile. Then one at a time gets a
+Both servers are started with the same options, compiled, capped by the same profile. Then one at a time gets a
 block of load (last_frames.py): a fixed number of waves, as many as keep the server without readings busy for
 --block-seconds. The two take turns, ABBA, and the blocks of one round, which answered the same prompts, are a pair.
+Two starts of one server can differ, so the rounds are divided among --starts starts of both.
 
     streamed   16 streams at once, of 12 to 102 tokens    tokens/s, and how much later the last frame comes
     whole      the same answers, each in one body         tokens/s
@@ -34,6 +36,7 @@ from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, S
 from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
 from record import save, where
 
+STARTS: Final = 4
 WARM_UP: Final = 3
 """Waves of each load before anything is measured, and of each look of the pilot."""
 
@@ -63,8 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         stopped, code = " ".join(str(reason).split()), 2
         say(f"readings: {stopped}")
     finally:
-        for server in run.servers.values():
-            server.stop()
+        stop_servers(run)
     if run.blocks:
         tell(run, stopped)
     return code
@@ -80,13 +82,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own.add_argument("--load", choices=[*LOADS, "both"], default="both")
     own.add_argument("--pairs", type=int, default=FULL_PAIRS, help="rounds of one block with and one without")
     own.add_argument("--block-seconds", type=float, default=FULL_SECONDS)
-    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s")
+    own.add_argument("--starts", type=int, default=STARTS, help="of both servers, over which rounds spread")
+    own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s, one start")
     own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
     options = own.parse_args(arguments)
-    if options.pairs < 1 or options.block_seconds <= 0:
-        own.error("--pairs and --block-seconds must be above 0")
+    if options.pairs < 1 or options.starts < 1 or options.block_seconds <= 0:
+        own.error("--pairs, --starts and --block-seconds must be above 0")
     if options.short:
-        options.pairs, options.block_seconds = SHORT_PAIRS, SHORT_SECONDS
+        options.pairs, options.block_seconds, options.starts = SHORT_PAIRS, SHORT_SECONDS, 1
     options.loads = LOADS if options.load == "both" else (options.load,)
     return options
 
@@ -100,23 +103,47 @@ def prepare(options: argparse.Namespace) -> Run:
 
 
 def measure(run: Run) -> None:
-    """Start both, warm them up, and measure all rounds."""
-    for server in run.servers.values():
+    """All rounds, spread over the starts."""
+    options = run.options
+    rounds = list(enumerate(orders((ON, OFF), options.pairs)))
+    per_start = math.ceil(options.pairs / options.starts)
+    for start, first in enumerate(range(0, options.pairs, per_start)):
+        start_servers(run, backwards=start % 2 == 1)
+        if not run.waves:
+            plan(run)
+        for number, order in rounds[first : first + per_start]:
+            measure_round(run, start, number, order)
+        stop_servers(run)
+
+
+def start_servers(run: Run, backwards: bool) -> None:
+    """Start both, one after the other, and warm them up."""
+    for server in list(run.servers.values())[:: -1 if backwards else 1]:
         say(f"starting the {server.name} server ...")
         server.start()
     for arm in (ON, OFF):
         for load in run.options.loads:
             send(run, load, arm, WARM_UP, (1, LOADS.index(load)))
-    for load in run.options.loads:
-        run.waves[load] = pilot(run, load)
+
+
+def stop_servers(run: Run) -> None:
+    for server in run.servers.values():
+        server.stop()
+
+
+def plan(run: Run) -> None:
+    """Find out how much work a block is."""
+    run.waves |= {load: pilot(run, load) for load in run.options.loads}
     seconds = 2 * run.options.pairs * len(run.options.loads) * run.options.block_seconds
     say(f"measuring for about {seconds / 60:.0f} minutes ...")
-    for number, order in enumerate(orders((ON, OFF), run.options.pairs)):
-        for load in run.options.loads:
-            for place, arm in enumerate(order):
-                run.blocks.append(block(run, load, arm, number, place))
-                if run.options.out:
-                    save(run.options.out, document(run, "it is still running"))
+
+
+def measure_round(run: Run, start: int, number: int, order: Sequence[str]) -> None:
+    for load in run.options.loads:
+        for place, arm in enumerate(order):
+            run.blocks.append({"start": start, **block(run, load, arm, number, place)})
+            if run.options.out:
+                save(run.options.out, document(run, "it is still running"))
 
 
 def pilot(run: Run, load: str) -> int:
@@ -182,6 +209,7 @@ def document(run: Run, stopped: str | None) -> Result:
             "model": run.subject.name,
             "pairs": options.pairs,
             "block_seconds": options.block_seconds,
+            "starts": options.starts,
             "answer_tokens": list(LENGTHS),
             "waves": run.waves,
             "options": list(OPTIONS),

@@ -3,15 +3,15 @@
 ratio         tokens per second, and CPU seconds per token, with readings over without, of one round (blocks.py)
 added         of one round, a percentile of the last gap with readings minus the same without, in ms
 added_whole   the same of the time of a request
-estimate      median over the rounds, with the 95 % percentile bootstrap over rounds
-null          the same for the server without readings against itself, in neighbouring rounds
+estimate      median over the rounds, with the 95 % percentile bootstrap over starts and the rounds in each
+null          the same for the server without readings against itself, in neighbouring rounds of one start
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from blocks import PERCENTILES, RESAMPLES, SEED, estimate, null, paired
+from blocks import PERCENTILES, by_start, drawn, estimate, null, paired, starts_of
 from overhead_result import MET, rounded
 
 ON, OFF = "default", "unmeasured"
@@ -35,7 +35,7 @@ def results(blocks: Blocks, loads: Sequence[str]) -> Result:
 def _of_load(blocks: Blocks) -> Result:
     return {
         "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in (ON, OFF)},
-        "ratio": {n: rounded(estimate(paired(blocks, ON, OFF, n))) for n in RATIOS},
+        "ratio": {n: rounded(estimate(paired(blocks, ON, OFF, n), starts_of(blocks, ON, OFF, n))) for n in RATIOS},
         "null": {n: rounded(estimate(null(blocks, OFF, n))) for n in RATIOS},
         "added": {p: _added(blocks, "last_gap_ms", p) for p in ("p50", "p99")},
         "added_whole": {p: _added(blocks, "request_ms", p) for p in ("p50", "p99")},
@@ -60,19 +60,21 @@ def _added(blocks: Blocks, number: str, percentile: str) -> Result:
     """Differences and their interval: of those against the other server, and of the other against itself."""
     flat = [{**b, "value": b[number][percentile]} for b in blocks if b[number]]
     on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in (ON, OFF))
-    itself = [off[r + 1] - off[r] for r in sorted(off) if r % 2 == 0 and r + 1 in off]
-    return _interval([on[r] - off[r] for r in sorted(on.keys() & off.keys())]) | {"null": _interval(itself)}
+    start = {b["round"]: b.get("start", 0) for b in flat}
+    both = sorted(on.keys() & off.keys())
+    twice = [r for r in sorted(off) if r % 2 == 0 and r + 1 in off and start[r] == start[r + 1]]
+    itself = _interval([off[r + 1] - off[r] for r in twice], [start[r] for r in twice])
+    return _interval([on[r] - off[r] for r in both], [start[r] for r in both]) | {"null": itself}
 
 
-def _interval(differences: Sequence[float]) -> Result:
+def _interval(differences: Sequence[float], starts: Sequence[int]) -> Result:
     """Median with its interval; None where there is no pair, and no interval of fewer than two."""
     found: Result = {"median": None, "low": None, "high": None, "pairs": [round(d, 4) for d in differences]}
     values = np.asarray(differences)
     if len(values):
         found["median"] = round(float(np.median(values)), 4)
     if len(values) > 1:
-        drawn = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
-        low, high = np.percentile(np.median(values[drawn], axis=1), PERCENTILES)
+        low, high = np.percentile(drawn(by_start(values, starts)), PERCENTILES)
         found |= {"low": round(float(low), 4), "high": round(float(high), 4)}
     return found
 
@@ -120,7 +122,8 @@ def _head(result: Result) -> Iterator[str]:
     yield f"{where['processor']}, {where['cores']} cores; {found}; {where['date']}, commit {where['commit']}."
     yield (
         f"{settings['pairs']} pairs of blocks of {settings['block_seconds']:g} s were asked for, in waves of "
-        f"{len(settings['answer_tokens'])} answers; the intervals are 95 %."
+        f"{len(settings['answer_tokens'])} answers, over {settings['starts']} starts of the servers; "
+        "the intervals are 95 %."
     )
 
 

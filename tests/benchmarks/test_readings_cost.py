@@ -162,6 +162,15 @@ def test_what_is_added_is_a_difference_within_a_round() -> None:
     assert part["added"]["p99"]["null"]["pairs"] == [10]
 
 
+def test_starts_that_differ_widen_the_interval_of_what_is_added() -> None:
+    made = blocks([(99, 4.0)] * 24 + [(99, 9.0)] * 8, [(100, 1.0)] * 32)
+    of_four = [{**block, "start": block["round"] // 8} for block in made]
+    found = [readings_result.results(given, ["streamed"])["streamed"] for given in (made, of_four)]
+    one, four = (part["added"]["p99"] for part in found)
+    assert (one["median"], one["low"], one["high"]) == (3, 3, 3)
+    assert (four["median"], four["low"], four["high"]) == (3, 3, 8)
+
+
 @pytest.mark.parametrize(("rate", "p99", "met"), [(99, 6.0, [True, True]), (98, 6.1, [False, False])])
 def test_targets_are_held_against_the_measured_medians(rate: float, p99: float, met: list[bool]) -> None:
     found = readings_result.results(blocks([(rate, p99)] * 20, [(100, 1.0)] * 20), ["streamed"])
@@ -230,6 +239,7 @@ def test_a_whole_run_ends_in_its_json(
     assert found["results"]["streamed"]["added"]["p99"]["median"] == pytest.approx(2.0)
     assert [target["met"] for target in found["targets"]] == [True, True, True]
     assert "last gap, p99, on - off: 2.0000" in told
+    assert [b["start"] for b in found["blocks"]] == [start for start in range(4) for _ in range(4)]
     assert all(server.stopped for server in fakes.values())
 
 
