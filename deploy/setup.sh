@@ -30,31 +30,6 @@ once() {
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 quietly() { "$@" -q 2> >(grep -v '^WARNING: Location' >&2); }
 
-# What no Python package brings: a compiler and headers for torch.compile, vLLM's libnuma, and for tests curl.
-missing_debian_packages() {
-    if [ "$STAGE" = dev ]; then command -v curl >/dev/null || echo curl; fi
-    command -v g++ >/dev/null || echo g++
-    ldconfig -p | grep -q 'libnuma\.so\.1' || echo libnuma1
-    "$PYTHON" -c 'import sysconfig, pathlib, sys
-sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' || echo python3-dev
-    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
-}
-
-system_packages() {
-    local packages
-    packages=$(missing_debian_packages | xargs)
-    [ -z "$packages" ] && return
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "installing Debian packages: $packages ..."
-        apt-get update -qq >/dev/null
-        # shellcheck disable=SC2086
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
-    else
-        stop "these Debian packages are missing: $packages
-  run: sudo apt-get install $packages"
-    fi
-}
-
 torch() {
     quietly pip install "torch==$TORCH" 2>/dev/null && return
     say "torch $TORCH is not in the configured sources; trying $TORCH_INDEX ..."
@@ -72,7 +47,7 @@ PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
     stop "$PYTHON is $("$PYTHON" --version 2>&1), and Mooring's CPU set-up is pinned for Python 3.11
   run: make ... PYTHON=/path/to/python3.11"
-system_packages
+PYTHON=$PYTHON deploy/setup-system.sh "$STAGE"
 [ -x .venv/bin/python ] || { say "making .venv ..."; "$PYTHON" -m venv .venv; }
 
 once torch /dev/null "installing torch $TORCH (190 MB)"
