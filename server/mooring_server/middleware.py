@@ -1,7 +1,8 @@
 """Raw ASGI around vLLM's application: the profile in, the readings out.
 
 A body goes out when its readings are there, of a stream only the frame in which an answer ends waits. Whatever is
-not a successful answer of a generating endpoint passes through untouched.
+not a successful answer of a generating endpoint passes through untouched. Once the client has its answer, or has hung
+up, whoever keeps, counts or shows answers gets the records.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mooring_server.choice import HEADER
+from mooring_server.record import Record
 from mooring_server.report import final_member, tokens_member
+from mooring_server.said import Said
 from mooring_server.splice import ROUTES, Route, into_body, into_frame
 from mooring_server.turn import CURRENT, Meter, Turn
 
@@ -27,12 +30,13 @@ class MooringMiddleware:
         path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
         route = ROUTES.get(path) if scope["method"] == "POST" else None
         meter = self._meter() if route is not None else None
-        turn = Turn(route, Headers(scope=scope).get(HEADER), meter)
+        turn = Turn(route, Headers(scope=scope), meter)
         reply = Reply(turn, route, send, measured=meter is not None)
         token = CURRENT.set(turn)
         try:
             await self.app(scope, receive, reply.send)
         finally:
+            reply.close()
             CURRENT.reset(token)
             turn.close()
 
@@ -44,8 +48,10 @@ class Reply:
         self._turn, self._route, self._send, self._measured = turn, route, send, measured
         self._start: Message | None = None
         self._body: list[bytes] = []
-        self._streaming = False
+        self._streaming = self._refused = False
         self._ended = 0
+        self._said = Said(route.name) if route is not None else None
+        self._records: list[Record] | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -57,12 +63,22 @@ class Reply:
         else:
             await self._send(message)
 
+    def close(self) -> None:
+        """Tell what has been answered, or how far it had come."""
+        turn, said = self._turn, self._said
+        if not self._measured or said is None or turn.profile is None or not turn.answered or self._refused:
+            return
+        if self._records is None:
+            self._records = turn.records(turn.so_far(), said, finished=False)
+        turn.tell(self._records)
+
     async def _on_start(self, message: Message) -> None:
         headers = MutableHeaders(scope=message)
         if self._turn.profile is not None:  # known before the first byte: it is settled when parameters are read
             headers[HEADER] = self._turn.profile
         kind = headers.get("content-type", "").partition(";")[0]
-        answers = self._measured and message["status"] == 200 and self._turn.profile is not None
+        self._refused = message["status"] != 200
+        answers = self._measured and not self._refused and self._turn.profile is not None
         self._streaming = answers and kind == "text/event-stream"
         if answers and kind == "application/json":
             self._start = message  # its content-length is not known yet
@@ -76,19 +92,28 @@ class Reply:
         assert self._start is not None
         body = b"".join(self._body)
         if self._turn.answered:
-            body = into_body(body, await final_member(self._turn))
+            assert self._said is not None
+            self._said.body(body)
+            body = into_body(body, await self._member(finished=body.rstrip().endswith(b"}")))
             MutableHeaders(scope=self._start)["content-length"] = str(len(body))
         await self._send(self._start)
         await self._send({**message, "body": body})
 
     async def _framed(self, chunk: bytes) -> bytes:
         turn, route = self._turn, self._route
-        assert route is not None
+        assert route is not None and self._said is not None
+        self._said.frames(chunk)
         if route.last in chunk:
             self._ended += chunk.count(route.last)
             if turn.answered and self._ended == max(len(turn.answers()), 1):
-                return into_frame(chunk, route.last, await final_member(turn), route.inner)
+                return into_frame(chunk, route.last, await self._member(), route.inner)
         elif turn.wants_tokens and route.token in chunk and turn.measured:
             member = tokens_member(turn)
             return chunk if member is None else into_frame(chunk, route.token, member)
         return chunk
+
+    async def _member(self, finished: bool = True) -> bytes:
+        assert self._said is not None
+        readings = await self._turn.settle()
+        self._records = self._turn.records(readings, self._said, finished)
+        return final_member(self._turn, readings, self._records)

@@ -26,10 +26,12 @@ from mooring_hooks.measure import Measure
 from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
 from mooring_server.announce import announce
-from mooring_server.choice import asked_for, profile_in_name
+from mooring_server.choice import HEADER, asked_for, profile_in_name
+from mooring_server.metrics import TurnMetrics, tell_profiles
 from mooring_server.middleware import MooringMiddleware
 from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
+from mooring_server.sessions import Sessions
 from mooring_server.turn import CURRENT, Meter, Thinking, measured, readings_wanted
 
 if TYPE_CHECKING:
@@ -56,10 +58,13 @@ class MooringPlugin:
         with telling():
             settings = await self._prove(engine_client)
             table = SlotTable.fetch(tables_folder(), settings.table)
-        _choose_early(settings, args.served_model_name or [args.model])
+        names = args.served_model_name or [args.model]
+        tell_profiles(settings, table, names[0])
+        _choose_early(settings, names)
         state.mooring = Served(settings, table)
         if readings_wanted(os.environ):
-            self._meter = _meter(engine_client, settings, table)
+            self._meter = _meter(engine_client, settings, table, Sessions.of(os.environ, names[0]))
+            self._meter.sinks.add("metrics", TurnMetrics(table).take)
             engine_client.generate = measured(engine_client.generate)
         state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
@@ -162,7 +167,7 @@ def _choose_early(settings: Settings, served: list[str]) -> None:
 def _places(settings: Settings, served: list[str], request: Any) -> dict[str, Any]:
     turn = CURRENT.get()
     named = profile_in_name(settings, served, request.model)
-    return asked_for(request.vllm_xargs or {}, turn.header if turn is not None else None, named)
+    return asked_for(request.vllm_xargs or {}, turn.headers.get(HEADER) if turn is not None else None, named)
 
 
 def _refusal(text: str, places: dict[str, Any]) -> Exception:
@@ -172,12 +177,12 @@ def _refusal(text: str, places: dict[str, Any]) -> Exception:
     return error
 
 
-def _meter(engine_client: Any, settings: Settings, table: SlotTable) -> Meter:
+def _meter(engine_client: Any, settings: Settings, table: SlotTable, sessions: Sessions) -> Meter:
     config = engine_client.vllm_config
     inbox = Inbox(len(table.layers), tcp_host=_own_address(config.parallel_config))
     atexit.register(inbox.stop)
     slots = {name: slot for slot, name in enumerate(settings.names())}
-    return Meter(inbox, Measure(table), slots, _thinking(engine_client))
+    return Meter(inbox, Measure(table), slots, _thinking(engine_client), sessions)
 
 
 def _own_address(parallel: Any) -> str | None:
@@ -228,7 +233,7 @@ def _settle_before(kind: type, name: str, settle: Callable[[Any], str], default:
     def settled(self: Any, *args: Any, **kwargs: Any) -> Any:
         profile = settle(self)
         if (turn := CURRENT.get()) is not None:
-            turn.profile, turn.number = profile, _turn_number(self)
+            turn.request, turn.profile, turn.number = self, profile, _turn_number(self)
             turn.wants_tokens = bool((self.vllm_xargs or {}).get(hooks.TOKENS_KEY))
             turn.beam_search = name == "to_beam_search_params"
         params = method(self, *args, **kwargs)

@@ -16,21 +16,20 @@ from typing import Any, Final
 import msgspec
 
 from mooring_hooks.measure import Reading
+from mooring_server.record import Record
 from mooring_server.turn import Turn
 
 TOKENS_MOST: Final = 4096
 """Tokens of an answer whose own numbers are reported."""
 
 
-async def final_member(turn: Turn) -> bytes:
+def final_member(turn: Turn, readings: Sequence[Reading], records: Sequence[Record]) -> bytes:
     """`"mooring":...` for the end of an answer; a list by choice index where there are several."""
     if not turn.measured:
-        return _member([_unmeasured(turn)])
-    found = await turn.settle()
-    answers = turn.answers()
+        return _member([_unmeasured(records[0])])
     objects = []
-    for answer, reading in zip(answers, found, strict=True):
-        told = _object(turn, reading)
+    for answer, reading, record in zip(turn.answers(), readings, records, strict=True):
+        told = _object(turn, reading, record)
         if turn.wants_tokens:
             told["tokens"] = _tokens(turn, reading, answer.reported) | {"truncated": reading.tokens > TOKENS_MOST}
         objects.append(told)
@@ -51,9 +50,9 @@ def _member(objects: Sequence[dict[str, Any]]) -> bytes:
     return b'"mooring":' + msgspec.json.encode(several if len(objects) > 1 else objects[0])
 
 
-def _object(turn: Turn, reading: Reading) -> dict[str, Any]:
+def _object(turn: Turn, reading: Reading, record: Record) -> dict[str, Any]:
     measure = turn.measure
-    told = _head(turn) | {
+    told = _head(record) | {
         "projection": _short(reading.projection),
         "drift": _short(reading.drift),
         "monitored_layer": measure.layers[measure.monitored],
@@ -71,13 +70,13 @@ def _object(turn: Turn, reading: Reading) -> dict[str, Any]:
     return told
 
 
-def _unmeasured(turn: Turn) -> dict[str, Any]:
+def _unmeasured(record: Record) -> dict[str, Any]:
     nothing = dict.fromkeys(("projection", "drift", "lifted_share", "mean_lift"))
-    return _head(turn) | nothing | {"measured_tokens": 0, "complete": False, "layers": {}}
+    return _head(record) | nothing | {"measured_tokens": 0, "complete": False, "layers": {}}
 
 
-def _head(turn: Turn) -> dict[str, Any]:
-    return {"profile": turn.profile, "session": turn.session, "turn": turn.number}
+def _head(record: Record) -> dict[str, Any]:
+    return {"profile": record.profile, "session": record.session or None, "turn": record.turn}
 
 
 def _tokens(turn: Turn, reading: Reading, start: int) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 class Route(NamedTuple):
     """An endpoint that generates, and what its streams look like."""
 
+    name: str
+    """As records call it."""
     last: bytes
     """Marks the frame in which an answer ends."""
     token: bytes
@@ -21,12 +23,14 @@ class Route(NamedTuple):
     """Whether a request may hold several prompts, each with answers of its own."""
 
 
-CHAT: Final = Route(b'"finish_reason":"', b'"choices":[{')
+CHAT: Final = Route("chat", b'"finish_reason":"', b'"choices":[{')
 ROUTES: Final = {
     "/v1/chat/completions": CHAT,
-    "/v1/completions": CHAT._replace(prompts=True),
-    "/v1/responses": Route(b"event: response.completed\n", b"event: response.output_text.delta\n", b'"response":{'),
-    "/v1/messages": Route(b"event: message_delta\n", b"event: content_block_delta\n"),
+    "/v1/completions": CHAT._replace(name="completions", prompts=True),
+    "/v1/responses": Route(
+        "responses", b"event: response.completed\n", b"event: response.output_text.delta\n", b'"response":{'
+    ),
+    "/v1/messages": Route("messages", b"event: message_delta\n", b"event: content_block_delta\n"),
 }
 
 

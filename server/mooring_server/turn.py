@@ -7,6 +7,7 @@ every generated token but the last, which is never run through the model, has on
 
 import asyncio
 import copy
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -19,6 +20,10 @@ from mooring_hooks.frames import Ticket
 from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.measure import Measure, Reading
 from mooring_server import metrics
+from mooring_server.conversation import NOWHERE
+from mooring_server.record import Record, Sinks
+from mooring_server.said import Said
+from mooring_server.sessions import Sessions, normalised
 from mooring_server.splice import Route
 
 PATIENCE: Final = 0.05
@@ -39,8 +44,17 @@ def readings_wanted(environment: Mapping[str, str]) -> bool:
 class Meter:
     """What all turns of a process share."""
 
-    def __init__(self, inbox: Inbox, measure: Measure, slots: dict[str, int], thinking: "Thinking | None") -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        measure: Measure,
+        slots: dict[str, int],
+        thinking: "Thinking | None",
+        sessions: Sessions,
+    ) -> None:
         self.inbox, self.measure, self.slots, self.thinking = inbox, measure, slots, thinking
+        self.sessions = sessions
+        self.sinks = Sinks(failed=lambda name: metrics.SINK_ERRORS.labels(name).inc())
         self._sweeper: asyncio.Task[None] | None = None
         self._counted = inbox.counts
 
@@ -62,6 +76,10 @@ class Meter:
             await asyncio.sleep(SWEEP)
         self.drain()
 
+
+_NO_TOKENS: Final = np.zeros((0, 0), np.float32)
+UNMEASURED: Final = Reading(0, False, None, None, None, None, {}, np.zeros(0, np.int32), _NO_TOKENS, _NO_TOKENS)
+"""Of an answer that is not measured at all."""
 
 Thinking = Callable[[Sequence[int], Sequence[int]], int]
 """(prompt's token ids, answer's) -> how many of the answer's first tokens are thinking."""
@@ -107,6 +125,10 @@ class Answer:
         self.reported = 0
         """Tokens whose own numbers have already gone out."""
 
+    @property
+    def tokens(self) -> int:
+        return sum(part.lengths[i] for part, i in self._parts)
+
     def rows(self) -> tuple[Rows, bool]:
         """The rows that have come, and whether that is all of them."""
         found = [part.rows(i) for part, i in self._parts]
@@ -118,14 +140,18 @@ class Answer:
 class Turn:
     """See the head of this file."""
 
-    def __init__(self, route: Route | None, header: str | None, meter: Meter | None) -> None:
-        self.header = header
-        """What the client's header says about the profile."""
+    def __init__(self, route: Route | None, headers: Mapping[str, str], meter: Meter | None) -> None:
+        self.headers = headers
+        self.request: Any = None
+        """As vLLM has parsed it."""
         self.profile: str | None = None
         """What the request runs under, once that is known."""
         self.number: int | None = None
         """1 for the first answer of a conversation; None where there is none to count."""
-        self.session: str | None = None
+        self.session = ""
+        """As the client names it."""
+        self.identity = "none"
+        """Who named the session; see sessions.py."""
         self.wants_tokens = False
         self.beam_search = False
         """Whether it runs as many small requests of which none is the answer: these are not measured."""
@@ -156,7 +182,7 @@ class Turn:
 
     def follow(self, generate: Callable[..., AsyncIterator[Any]], prompt: Any, params: Any, *a: Any, **k: Any) -> Any:
         """Call `generate` with a ticket, and count what it yields."""
-        self.session = k.get("session_id") or self.session
+        self._identify(k.get("session_id"))
         meter = self._meter
         if (
             meter is None
@@ -173,9 +199,20 @@ class Turn:
         params.extra_args = (params.extra_args or {}) | part.ticket.to_extra_args(TRUST)
         return _noting(generate(prompt, params, *a, **k), part)
 
+    def _identify(self, session_id: Any) -> None:
+        """Settle who names the session, as vLLM calls the engine with its own idea of it."""
+        if self._meter is None or self.session:
+            return
+        if session := normalised(session_id):
+            self.session, self.identity = session, "client"
+        elif session := self._meter.sessions.alias(self.request, self.headers):
+            self.session, self.identity = session, "alias"
+
     async def settle(self) -> list[Reading]:
-        """Each answer's reading, after a bounded wait for what is missing."""
+        """Each answer's reading, after a bounded wait for what is missing; none where it is not measured."""
         assert self._meter is not None
+        if not self.measured:
+            return []
         until = asyncio.get_running_loop().time() + PATIENCE
         while True:
             self._meter.drain()
@@ -190,7 +227,48 @@ class Turn:
         """Each answer's reading from what has come, without a wait."""
         assert self._meter is not None
         self._meter.drain()
-        return [self.measure.read(answer.rows()[0], self.slot, complete=False) for answer in self.answers()]
+        found = [answer.rows() for answer in self.answers()]
+        return [self.measure.read(rows, self.slot, complete) for rows, complete in found]
+
+    def records(self, readings: Sequence[Reading], said: Said, finished: bool) -> list[Record]:
+        """What everyone is told of the answers; of those to beam search, which are not measured, one."""
+        assert self._meter is not None and self._route is not None and self.profile is not None
+        sessions = self._meter.sessions
+        conversation = sessions.conversation(self.request, self.headers)
+        found = []
+        for choice, reading in enumerate(readings or [UNMEASURED]):
+            place = NOWHERE if conversation is None else conversation.answered(said.atoms(choice))
+            found.append(
+                Record(
+                    at=time.time(),
+                    response=said.response,
+                    choice=choice,
+                    route=self._route.name,
+                    model=sessions.model,
+                    profile=self.profile,
+                    arm="none",
+                    session=self.session or place.session,
+                    identity=self.identity if self.session else "derived" if place.session else "none",
+                    turn=self.number,
+                    node=place.node,
+                    parent=place.parent,
+                    tokens=self.answers()[choice].tokens if readings else 0,
+                    measured_tokens=reading.tokens,
+                    lifted_tokens=round((reading.lifted_share or 0.0) * reading.tokens),
+                    projection=reading.projection,
+                    drift=reading.drift,
+                    mean_lift=reading.mean_lift,
+                    complete=reading.complete,
+                    finished=finished,
+                    layers=reading.layers,
+                )
+            )
+        return found
+
+    def tell(self, records: Sequence[Record]) -> None:
+        """Give them to everyone who keeps, counts or shows answers."""
+        assert self._meter is not None
+        self._meter.sinks.tell(records)
 
     def close(self) -> None:
         self._open = False

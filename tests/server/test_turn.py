@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +27,8 @@ from mooring_hooks.measure import Measure
 from mooring_hooks.table import SlotTable
 from mooring_server import report
 from mooring_server.middleware import MooringMiddleware
+from mooring_server.record import Record
+from mooring_server.sessions import Sessions
 from mooring_server.turn import CURRENT, Meter, Thinking, measured
 
 SLOTS = {"off": 0, "strong": 1}
@@ -49,6 +51,7 @@ class Engine:
     sends: Any = lambda choice: True
     sender: Sender = field(default_factory=lambda: Sender(0, 2))
     seen: list[Any] = field(default_factory=list)
+    yielded: int = 0
 
     async def generate(self, prompt: Any, params: Any, request_id: str, **_: Any) -> AsyncIterator[Any]:
         self.seen.append(params)
@@ -59,6 +62,7 @@ class Engine:
             if i:
                 self._send(ticket, params.n, i - 1)
             ids = [7] * (i + 1) if done else [7]
+            self.yielded = i
             if not done or i + 1 == self.tokens:
                 yield SimpleNamespace(
                     prompt_token_ids=[1, 2], outputs=[SimpleNamespace(index=c, token_ids=ids) for c in range(params.n)]
@@ -84,7 +88,9 @@ class Application:
 
     def __init__(self, engine: Engine, thinking: Thinking | None = None) -> None:
         self.inbox = Inbox(2)
-        self.meter: Meter | None = Meter(self.inbox, Measure(table()), SLOTS, thinking)
+        self.meter: Meter | None = Meter(self.inbox, Measure(table()), SLOTS, thinking, Sessions("m"))
+        self.records: list[Record] = []
+        self.meter.sinks.add("records", self.records.append)
         self.generate = measured(engine.generate)
         paths = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/other")
         app = Starlette(routes=[Route(path, self.answer, methods=["POST"]) for path in paths])
@@ -273,3 +279,75 @@ def test_many_at_once_do_not_mix(engine: Engine, application: Application) -> No
         told = (frames_of(answer)[-1] if i % 2 == 0 else answer.json())["mooring"]
         for each in told if isinstance(told, list) else [told]:
             assert each["measured_tokens"] == 4 and each["complete"] and each["projection"] == 1.5
+
+
+def test_everyone_is_told_of_an_answer_once_it_is_given(application: Application) -> None:
+    before = time.time()
+    asyncio.run(application.post())
+    (record,) = application.records
+    assert before <= record.at <= time.time()
+    assert replace(record, at=0.0) == Record(
+        at=0.0, response="a", choice=0, route="chat", model="m", profile="strong", arm="none", session="s",
+        identity="client", turn=2, node="", parent="", tokens=5, measured_tokens=4, lifted_tokens=4, projection=1.5,
+        drift=0.85, mean_lift=1.0, complete=True, finished=True, layers={0: (1.5, 0.0, 0.0), 1: (3.0, 1.0, 1.0)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_whole_or_streamed_there_is_one_record_for_each_choice(application: Application, path: str) -> None:
+    n = 1 if path.endswith("responses") else 3
+    asyncio.run(application.post(path, n=n))
+    asyncio.run(application.post("/v1/chat/completions", n=3, stream=True))
+    assert [(r.choice, r.tokens, r.finished) for r in application.records[:n]] == [(i, 5, True) for i in range(n)]
+    assert [(r.choice, r.tokens, r.finished) for r in application.records[n:]] == [(i, 5, True) for i in range(3)]
+
+
+def test_a_client_that_hangs_up_in_mid_stream_is_told_of_as_far_as_it_came(
+    engine: Engine, application: Application
+) -> None:
+    engine.tokens = 100_000
+
+    async def hang_up() -> None:
+        task = asyncio.create_task(application.post(stream=True, n=2))
+        while engine.yielded < 25:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(hang_up())
+    assert [(r.choice, r.finished) for r in application.records] == [(0, False), (1, False)]
+    assert all(20 <= r.tokens < 100_000 and 0 < r.measured_tokens < r.tokens for r in application.records)
+    assert all(r.drift is not None for r in application.records)
+
+
+def test_a_sink_that_raises_harms_neither_the_answer_nor_the_others(
+    application: Application, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(record: Record) -> None:
+        raise OSError("no space left")
+
+    assert application.meter is not None
+    application.meter.sinks.add("broken", broken)
+    application.meter.sinks.add("later", application.records.append)
+    before = REGISTRY.get_sample_value("mooring_sink_errors_total", {"sink": "broken"}) or 0.0
+    for _ in range(2):
+        assert asyncio.run(application.post(n=2)).json()["mooring"][1]["complete"]
+    assert REGISTRY.get_sample_value("mooring_sink_errors_total", {"sink": "broken"}) == before + 4
+    assert len(application.records) == 8
+    assert capsys.readouterr().err.count("OSError: no space left") == 1, "said once, then only counted"
+
+
+def test_nobody_is_told_of_what_was_not_answered(application: Application) -> None:
+    for status in (400, 500):
+        asyncio.run(application.post(fail=status))
+    asyncio.run(application.post("/other"))
+    assert not application.records
+    application.meter = None
+    asyncio.run(application.post())
+    assert not application.records, "readings are switched off"
+
+
+def test_beam_search_leaves_one_record_without_numbers(application: Application) -> None:
+    asyncio.run(application.post(beams=True))
+    (record,) = application.records
+    assert record.projection is None and record.tokens == 0 and not record.complete and record.finished

@@ -1,0 +1,157 @@
+"""Where an answer stands in its conversation, as hashes of what was said up to there; no text is kept.
+
+A client sends its whole conversation again with every request. So the conversation up to an answer, hashed, is the
+answer's *node*; the next request holds that answer as its last one, and hashes to the same: its *parent*. An edit
+gives another hash and so another branch, never a wrong join. Whoever shares the first answer shares the session:
+
+    session   the conversation up to and with its first answer: this one at turn 1, else the one in the request
+
+The hash is keyed, and begins with who asked and which model: equal in all processes and replicas with one key. What
+an assistant says before the first user's message is a greeting, not an answer.
+
+Clients may send a text as a string or in parts, trim it, change its line ends, drop the reasoning and name tool calls
+anew; none of that changes the hash. An opening that many conversations share, answer included (examples in front of
+every request), is one session that branches there: such clients should name their sessions.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+ASSISTANT: Final = "assistant"
+EDGE: Final = 1024
+"""Characters at either end of an image or a file that stand for it: it may hold megabytes."""
+
+
+class Atom(NamedTuple):
+    """One text or one tool call."""
+
+    role: str
+    kind: str
+    text: str
+
+
+class Place(NamedTuple):
+    """Of an answer, in its conversation."""
+
+    session: str
+    node: str
+    parent: str
+
+
+NOWHERE: Final = Place("", "", "")
+
+
+class Conversation:
+    """The part of one that a request holds."""
+
+    def __init__(self, key: bytes, scope: Sequence[str], atoms: Iterable[Atom]) -> None:
+        self._hash = hashlib.blake2b(key=key, digest_size=16)
+        for name in scope:
+            self._add(Atom("", "scope", name))
+        answers: list[str] = []
+        asked = speaking = False
+        for atom in atoms:
+            if speaking and atom.role != ASSISTANT:
+                answers.append(self._hash.hexdigest())
+            self._add(atom)
+            asked = asked or atom.role == "user"
+            speaking = asked and atom.role == ASSISTANT
+        self._first, self._parent = (answers[0], answers[-1]) if answers else ("", "")
+
+    def answered(self, said: Iterable[Atom]) -> Place:
+        """Where the answer that says this stands."""
+        before, self._hash = self._hash, self._hash.copy()
+        for atom in said:
+            self._add(atom)
+        node, self._hash = self._hash.hexdigest(), before
+        return Place(f"conv-{self._first or node}", node, self._parent)
+
+    def _add(self, atom: Atom) -> None:
+        for part in atom:
+            told = part.encode("utf-8", "surrogatepass")
+            self._hash.update(b"%d:" % len(told))  # no two lists of atoms give the same bytes
+            self._hash.update(told)
+
+
+def spoken(role: str, content: Any, calls: Iterable[tuple[str, Any]] = ()) -> Iterator[Atom]:
+    """The atoms of one message: its text, if it says any or nothing else, and its tool calls (name, arguments)."""
+    found = [Atom(role, "call", f"{name}({_settled(arguments)})") for name, arguments in calls]
+    if (said := _text(content)) or not found:
+        yield Atom(role, "text", said)
+    yield from found
+
+
+def messages_of(request: Any) -> Iterator[Atom] | None:
+    """What a request of vLLM's says; None where it holds no conversation, as a completion's prompt."""
+    if isinstance(messages := getattr(request, "messages", None), list):
+        return (atom for message in messages for atom in _message(message))
+    if (said := getattr(request, "input", None)) is not None:
+        return _items(getattr(request, "instructions", None), said)
+    return None
+
+
+def _message(message: Any) -> Iterator[Atom]:
+    role = str(_get(message, "role") or "")
+    calls = _get(message, "tool_calls")
+    functions = [_get(each, "function") for each in calls] if isinstance(calls, list) else []
+    called = [(str(_get(f, "name") or ""), _get(f, "arguments")) for f in functions]
+    return spoken("system" if role == "developer" else role, _get(message, "content"), called)
+
+
+def _items(instructions: Any, said: Any) -> Iterator[Atom]:
+    """Of the Responses API."""
+    if instructions:
+        yield from spoken("system", instructions)
+    for item in [{"role": "user", "content": said}] if isinstance(said, str) else said:
+        kind = _get(item, "type") or "message"
+        if kind == "message":
+            yield from _message(item)
+        elif kind == "function_call":
+            yield from spoken(ASSISTANT, None, [(str(_get(item, "name") or ""), _get(item, "arguments"))])
+        elif kind == "function_call_output":
+            yield from spoken("tool", _get(item, "output"))
+        elif kind != "reasoning":
+            yield Atom("other", str(kind), _outline(item))
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return _trimmed(content)
+    if content is None:
+        return ""
+    return _trimmed("".join(map(_part, content if isinstance(content, list) else [content])))
+
+
+def _part(part: Any) -> str:
+    """A part's text; of an image, a file and the like an outline."""
+    if isinstance(part, str):
+        return part
+    for name in ("text", "refusal"):
+        if isinstance(found := _get(part, name), str):
+            return found
+    return "" if _get(part, "type") in ("thinking", "reasoning") else _outline(part)
+
+
+def _outline(part: Any) -> str:
+    told = repr(part)
+    return told if len(told) <= 2 * EDGE else f"{told[:EDGE]}{len(told)}{told[-EDGE:]}"
+
+
+def _trimmed(said: str) -> str:
+    return said.replace("\r\n", "\n").strip()
+
+
+def _settled(arguments: Any) -> str:
+    """JSON with its keys in order and no spaces, so that a client may write it anew; vLLM decodes some in place."""
+    try:
+        decoded = msgspec.json.decode(arguments or "{}") if isinstance(arguments, str) else arguments or {}
+        return msgspec.json.encode(decoded, order="deterministic").decode()
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError):
+        return str(arguments).strip()
+
+
+def _get(of: Any, name: str) -> Any:
+    return of.get(name) if isinstance(of, dict) else getattr(of, name, None)
