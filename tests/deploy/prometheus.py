@@ -15,8 +15,8 @@ from servers import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 LIMIT = 60.0
-RATE_INTERVAL = "10s"
-"""What Grafana would put for $__rate_interval: four scrapes and more."""
+RATE_INTERVAL = "1m"
+"""What stands for $__rate_interval: at least four scrapes, and all that a test has done."""
 
 Json = dict[str, Any]
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-from mooring_server.record import Record
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 from mooring_axes import demo
@@ -19,6 +18,7 @@ from mooring_axes.profiles import load_profiles
 from mooring_hooks.table import Settings, SlotTable, publish, tables_folder
 from mooring_server import metrics
 from mooring_server.plan import resolve_all
+from mooring_server.record import Record
 
 MODEL = "demo"
 TICK = 0.25
