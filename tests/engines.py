@@ -13,7 +13,7 @@ from typing import Any
 from mooring_axes.profiles import ResolvedProfile
 from mooring_hooks.engine import TRUST
 from mooring_hooks.inbox import Inbox, Rows
-from mooring_hooks.table import Settings, SlotTable, publish, tables_folder
+from mooring_hooks.table import INDUCTOR, Settings, SlotTable, publish, tables_folder
 
 # Read when vLLM is imported or its configuration is made.
 os.environ.update(
@@ -41,10 +41,17 @@ OPTIONS: dict[str, Any] = {
 class Engine:
     """`vllm.LLM` with the cap; `watch` brings every position's projections along."""
 
-    def __init__(self, model: Path, profiles: Sequence[ResolvedProfile], default: str = "off", **options: Any) -> None:
+    def __init__(
+        self,
+        model: Path,
+        profiles: Sequence[ResolvedProfile],
+        default: str = "off",
+        kernel: str = INDUCTOR,
+        **options: Any,
+    ) -> None:
         from vllm import LLM
 
-        self.settings: Settings = publish(profiles, default)
+        self.settings: Settings = publish(profiles, default, kernel=kernel)
         self.table = SlotTable.fetch(tables_folder(), self.settings.table)
         self.inbox = Inbox(len(self.table.layers))
         self.llm = LLM(

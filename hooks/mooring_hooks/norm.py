@@ -7,7 +7,8 @@
     y  = r' / sqrt(mean(r'^2) + eps) * w             the norm that is there anyway
 
 Because |v| = 1, |r'|^2 = |r|^2 + q^2 - p^2: the norm needs no second reduction over r', so p and |r|^2 come
-out of the one pass that RMSNorm makes, and the compiler fuses the rest into its pointwise loop.
+out of the one pass that RMSNorm makes, and the compiler fuses the rest into its pointwise loop. kernel.py is the same
+by hand, for CUDA devices, where MOORING_KERNEL=triton asks for it.
 
     x, residual, y   (T, H)     model dtype
     axes             (A, H)     fp32, distinct unit rows pointing TOWARD the Assistant
@@ -40,7 +41,7 @@ class Remapped(NamedTuple):
     projections: torch.Tensor
     """(T,) fp32, before the remap."""
     squares_added: torch.Tensor
-    """(T,) fp32, q^2 - p^2: by how much the remap changed |r|^2."""
+    """(T,) fp32, q^2 - p^2: by how much the remap changed |r|^2; exactly 0 where q = p."""
 
 
 def remap(stream: torch.Tensor, tables: SiteTables, slots: torch.Tensor) -> Remapped:
@@ -51,7 +52,8 @@ def remap(stream: torch.Tensor, tables: SiteTables, slots: torch.Tensor) -> Rema
     scale, shift, floor, ceiling = tables.remaps[slots].unbind(-1)
     p = (stream * axis).sum(-1)
     q = torch.minimum(torch.maximum(scale * p + shift, floor), ceiling)
-    return Remapped(stream + (q - p)[:, None] * axis, p, q * q - p * p)
+    # As a product: q * q - p * p is not 0 for q = p where a compiler fuses a multiplication with the minus.
+    return Remapped(stream + (q - p)[:, None] * axis, p, (q - p) * (q + p))
 
 
 def capped_add_rms_norm(

@@ -24,7 +24,7 @@ from torch import nn
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.norm import SiteTables, capped_add_rms_norm, capped_stream
-from mooring_hooks.table import SlotTable
+from mooring_hooks.table import INDUCTOR, TRITON, SlotTable
 
 
 class Architecture(NamedTuple):
@@ -83,11 +83,9 @@ class CappedRMSNorm(CapSite):
         return self.weight.data  # type: ignore[attr-defined]
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        if residual is None:
-            raise RuntimeError("a capped norm was called without a residual: this model's layers are not deferred")
         y, capped, projections = capped_add_rms_norm(
             x,
-            residual,
+            _deferred(residual),
             self.scale_weight(),
             self.variance_epsilon,  # type: ignore[attr-defined]
             self.tables(),
@@ -104,6 +102,36 @@ class CappedGemmaRMSNorm(CappedRMSNorm):
         return self.weight.float() + 1.0  # type: ignore[attr-defined]
 
 
+class OneLaunch(CapSite):
+    """Mixed in before a capped norm: the same by the kernel in kernel.py, which also records the projections."""
+
+    one_plus_weight = False
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        y, capped = x.new_empty(x.shape), x.new_empty(x.shape)
+        torch.ops.mooring.capped_add_rms_norm(
+            x,
+            _deferred(residual),
+            self.weight.data,  # type: ignore[attr-defined]
+            self.variance_epsilon,  # type: ignore[attr-defined]
+            self.one_plus_weight,
+            *self.tables(),
+            self.mooring_rows,
+            y,
+            capped,
+            self.mooring_projections,
+        )
+        return y, capped
+
+
+class OneLaunchRMSNorm(OneLaunch, CappedRMSNorm):
+    pass
+
+
+class OneLaunchGemmaRMSNorm(OneLaunch, CappedGemmaRMSNorm):
+    one_plus_weight = True
+
+
 class CappedLayer(CapSite):
     """A decoder layer whose output, or the first of its outputs, is the whole stream."""
 
@@ -115,10 +143,25 @@ class CappedLayer(CapSite):
         return capped if isinstance(output, torch.Tensor) else (capped, *output[1:])
 
 
-_NORMS: Final[dict[str, type[CapSite]]] = {"RMSNorm": CappedRMSNorm, "GemmaRMSNorm": CappedGemmaRMSNorm}
+_NORMS: Final[dict[str, dict[str, type[CapSite]]]] = {
+    INDUCTOR: {"RMSNorm": CappedRMSNorm, "GemmaRMSNorm": CappedGemmaRMSNorm},
+    TRITON: {"RMSNorm": OneLaunchRMSNorm, "GemmaRMSNorm": OneLaunchGemmaRMSNorm},
+}
 
 
-def install(model: nn.Module, table: SlotTable, rows: torch.Tensor, run: Callable[[], object]) -> list[Site]:
+def _deferred(residual: torch.Tensor | None) -> torch.Tensor:
+    if residual is None:
+        raise RuntimeError("a capped norm was called without a residual: this model's layers are not deferred")
+    return residual
+
+
+def install(
+    model: nn.Module,
+    table: SlotTable,
+    rows: torch.Tensor,
+    run: Callable[[], object],
+    kernel: str = INDUCTOR,
+) -> list[Site]:
     """Change the modules after the table's layers; `run` makes one uncompiled pass over the untouched model.
 
     `rows` is the (max_tokens,) int32 buffer that says which slot each row of the batch belongs to. Layers of
@@ -134,8 +177,10 @@ def install(model: nn.Module, table: SlotTable, rows: torch.Tensor, run: Callabl
         )
     sites = [_site(model, architecture, layers, layer) for layer in table.layers]
     local = [(index, site) for index, site in enumerate(sites) if not _elsewhere(site.module)]
+    if kernel == TRITON:
+        _check_kernel([site for _, site in local], rows.device, table.hidden_size)
     for index, site in local:
-        _change(site, table, index, rows)
+        _change(site, table, index, rows, kernel)
     return [site for _, site in local]
 
 
@@ -209,12 +254,30 @@ def _elsewhere(module: nn.Module) -> bool:
     return type(module).__name__ == "PPMissingLayer"
 
 
-def _change(site: Site, table: SlotTable, index: int, rows: torch.Tensor) -> None:
+def _check_kernel(sites: Sequence[Site], device: torch.device, width: int) -> None:
+    """Load the kernel, whose operation the sites then call; refuse sites and devices that it is not for."""
+    if other := [site.layer for site in sites if site.kind != "next_norm"]:
+        raise CannotServe(
+            "MOORING_KERNEL=triton: the kernel is part of a norm, and this model is capped around the outputs of its "
+            f"layers {other}\n  start with MOORING_KERNEL=inductor"
+        )
+    try:
+        from mooring_hooks.kernel import check
+    except ImportError as error:
+        raise CannotServe(
+            f"MOORING_KERNEL=triton: Triton cannot be imported: {error}\n"
+            "  install the triton of this torch, or start with MOORING_KERNEL=inductor"
+        ) from None
+    for site in sites:
+        check(device, next(site.module.parameters()).dtype, width)
+
+
+def _change(site: Site, table: SlotTable, index: int, rows: torch.Tensor, kernel: str) -> None:
     module, stock = site.module, type(site.module)
-    cap = CappedLayer if site.kind == "layer_output" else _NORMS.get(stock.__name__)
+    cap = CappedLayer if site.kind == "layer_output" else _NORMS[kernel].get(stock.__name__)
     if cap is None:
         raise CannotServe(
-            f"the norm after layer {site.layer} is a {stock.__name__}, and Mooring caps {', '.join(_NORMS)}\n"
+            f"the norm after layer {site.layer} is a {stock.__name__}, and Mooring caps {', '.join(_NORMS[kernel])}\n"
             "  start without the option that replaced the norm"
         )
     weight = next((p for p in module.parameters() if p.ndim == 1), None)

@@ -30,6 +30,11 @@ from mooring_axes.profiles import OFF, Remap, ResolvedProfile
 DEFAULT_SLOTS: Final = 16
 TABLES_VARIABLE: Final = "MOORING_TABLES"
 CONFIG_KEY: Final = "mooring"
+INDUCTOR: Final = "inductor"
+TRITON: Final = "triton"
+KERNELS: Final = (INDUCTOR, TRITON)
+"""What computes the operation: Inductor's fusion of norm.py, or the kernel in kernel.py."""
+KERNEL_VARIABLE: Final = "MOORING_KERNEL"
 _FORMAT: Final = "mooring-table-2"
 _PARSED: Final[list[Any]] = []
 """The settings that were read last: what they were read from, and the result."""
@@ -58,6 +63,8 @@ class Settings:
     """Rows of the table, used or not."""
     profiles: tuple[ProfileEntry, ...]
     """In slot order; the first is `off`."""
+    kernel: str = INDUCTOR
+    """One of KERNELS."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +75,7 @@ class Settings:
                 {"name": e.name, "digest": e.digest, "positions": e.positions, "selectable": e.selectable}
                 for e in self.profiles
             ],
+            "kernel": self.kernel,
         }
 
     @classmethod
@@ -80,7 +88,7 @@ class Settings:
             return _PARSED[1]
         try:
             entries = tuple(ProfileEntry(**entry) for entry in found["profiles"])
-            settings = cls(found["table"], found["default"], found["slots"], entries)
+            settings = cls(found["table"], found["default"], found["slots"], entries, found["kernel"])
         except (TypeError, KeyError) as error:
             raise CannotServe(
                 f"--additional-config holds a {CONFIG_KEY!r} entry that Mooring did not write: {error!r}\n"
@@ -238,13 +246,17 @@ def table_path(folder: Path, digest: str) -> Path:
 
 
 def publish(
-    profiles: Sequence[ResolvedProfile], default: str, slots: int = DEFAULT_SLOTS, folder: Path | None = None
+    profiles: Sequence[ResolvedProfile],
+    default: str,
+    slots: int = DEFAULT_SLOTS,
+    folder: Path | None = None,
+    kernel: str = INDUCTOR,
 ) -> Settings:
     """Store the table of `profiles` (slot order, `off` first) and return the settings that name it."""
     table = SlotTable.build(profiles, slots)
     digest = table.store(folder or tables_folder())
     entries = tuple(ProfileEntry(p.name, p.digest, p.positions, p.selectable) for p in profiles)
-    settings = Settings(digest, default, slots, entries)
+    settings = Settings(digest, default, slots, entries, kernel)
     if default not in settings.names():
         raise CannotServe(f"the default profile is {default!r}, but there are only {', '.join(settings.names())}")
     return settings

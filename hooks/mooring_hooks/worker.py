@@ -58,7 +58,9 @@ class Capping:
         self.runner, self.settings = runner, settings
         self.host_rows = torch.zeros(runner.max_num_tokens, dtype=torch.int32, pin_memory=is_pin_memory_available())
         self.device_rows = torch.zeros(runner.max_num_tokens, dtype=torch.int32, device=runner.device)
-        self.sites: list[Site] = install(runner.get_model(), table, self.device_rows, self._run_uncompiled)
+        self.sites: list[Site] = install(
+            runner.get_model(), table, self.device_rows, self._run_uncompiled, settings.kernel
+        )
         self.watch = Watch(self.sites)
         self.readings = _readings(runner, self.sites, table)
         self._slots = {name: slot for slot, name in enumerate(settings.names())}

@@ -26,7 +26,17 @@ from mooring_axes.profiles import (
     recommended_profile,
     resolve,
 )
-from mooring_hooks.table import CONFIG_KEY, DEFAULT_SLOTS, TABLES_VARIABLE, Settings, publish, tables_folder
+from mooring_hooks.table import (
+    CONFIG_KEY,
+    DEFAULT_SLOTS,
+    INDUCTOR,
+    KERNEL_VARIABLE,
+    KERNELS,
+    TABLES_VARIABLE,
+    Settings,
+    publish,
+    tables_folder,
+)
 from mooring_server.choice import aliases
 
 WORKER: Final = "mooring_hooks.worker.Worker"
@@ -91,7 +101,7 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
     file = _profile_file(options, axis)
     profiles = resolve_all(file, axis, base=Path(options.profiles).parent if options.profiles else None)
     default = _default(options, file, profiles)
-    settings = publish(profiles, default, options.slots)
+    settings = publish(profiles, default, options.slots, kernel=_kernel(environment))
     variables = _environment(options.model, environment)
     notes += [why for _, why in variables.values() if why]
     argv = _argv(options.model, rest, settings)
@@ -237,6 +247,13 @@ def _environment(model: str, environment: Mapping[str, str]) -> dict[str, tuple[
         optional["VLLM_CPU_KVCACHE_SPACE"] = ("1", "the demo takes 1 GiB of KV cache (VLLM_CPU_KVCACHE_SPACE)")
         optional["VLLM_LOGGING_LEVEL"] = ("ERROR", "vLLM's own log is left out; VLLM_LOGGING_LEVEL=INFO shows it")
     return wanted | {name: value for name, value in optional.items() if name not in environment}
+
+
+def _kernel(environment: Mapping[str, str]) -> str:
+    named: str = environment.get(KERNEL_VARIABLE, INDUCTOR)
+    if named not in KERNELS:
+        raise CannotServe(f"{KERNEL_VARIABLE} is {named!r}: set it to {' or '.join(KERNELS)}, or unset it")
+    return named
 
 
 def _is_cpu_build() -> bool:

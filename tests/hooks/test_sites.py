@@ -1,5 +1,6 @@
 """Where the cap is put, and what is refused; toy modules, no vLLM."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -147,3 +148,22 @@ def test_every_row_of_the_table_of_architectures_has_a_parity_test() -> None:
 
     tested = {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[make().model_type] for make in CONFIGS.values()}
     assert set(ARCHITECTURES) == tested
+
+
+def test_the_kernel_refuses_a_model_on_the_cpu_before_it_is_changed() -> None:
+    top: Any = model("LlamaForCausalLM")
+    with pytest.raises(CannotServe, match="needs a CUDA device, and the model is on cpu"):
+        install(top, table(), ROWS, lambda: None, kernel="triton")
+    assert type(top.model.norm).__name__ == "RMSNorm"
+
+
+def test_the_kernel_refuses_a_model_that_is_capped_around_its_layers() -> None:
+    with pytest.raises(CannotServe, match=r"part of a norm.*layers \[0, 1, 2, 3, 4, 5\]\n"):
+        install(model("CohereForCausalLM"), table(), ROWS, lambda: None, kernel="triton")
+
+
+def test_the_kernel_is_refused_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mooring_hooks.kernel", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(CannotServe, match="Triton cannot be imported.*\n.*MOORING_KERNEL=inductor"):
+        install(model("LlamaForCausalLM"), table(), ROWS, lambda: None, kernel="triton")

@@ -68,7 +68,7 @@ def test_the_digest_is_of_contents_and_changes_with_every_number(tmp_path: Path)
 
 
 def test_settings_survive_vllms_configuration(tmp_path: Path) -> None:
-    settings = publish(profiles(), "capped", folder=tmp_path)
+    settings = publish(profiles(), "capped", folder=tmp_path, kernel="triton")
     assert Settings.from_config({"mooring": settings.to_json()}) == settings
     assert Settings.from_config({}) is None and Settings.from_config(None) is None
 

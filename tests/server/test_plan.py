@@ -200,6 +200,16 @@ def test_an_environment_that_would_take_the_cap_away_is_refused(variable: str) -
         plan("demo", **{variable: "1"})
 
 
+def test_the_kernel_is_part_of_what_every_process_agrees_on() -> None:
+    assert settings(plan("demo"))["kernel"] == "inductor"
+    assert settings(plan("demo", MOORING_KERNEL="triton"))["kernel"] == "triton"
+
+
+def test_a_kernel_that_is_none_is_refused() -> None:
+    with pytest.raises(CannotServe, match="MOORING_KERNEL is 'cuda': set it to inductor or triton"):
+        plan("demo", MOORING_KERNEL="cuda")
+
+
 def test_a_taken_port_is_found_before_vllm_is_imported() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
