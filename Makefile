@@ -21,9 +21,10 @@ serve: install ## serve the embedded demo model, capped, on port $(PORT)
 test: install-dev ## everything that runs in minutes; what CI runs
 	@.venv/bin/python -m pytest -m "not verify and not gpu"
 
-check: install-dev ## style and types; what pre-commit runs
+check: install-dev ## style, types and generated files; what pre-commit runs
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+	@.venv/bin/python deploy/generate.py --check
 
 verify: install-dev ## everything long; writes tests/results/
 	@.venv/bin/python tests/verify.py

@@ -28,7 +28,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
         capped, off = (stack.enter_context(stand_in(*answers)) for answers in ((6, 1), (1, 6)))
         folder = tmp_path_factory.mktemp("prometheus")
         prometheus = stack.enter_context(Prometheus([capped, off], folder))
-        prometheus.wait_for("count(count_over_time(mooring_turns_total[10s]) >= 5) == 4")
+        prometheus.wait_for("count(count_over_time(mooring_turns_total[1m]) >= 4) == 4")
         yield Fed(prometheus, capped, off)
 
 
