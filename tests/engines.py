@@ -5,6 +5,7 @@ In-process because the tests look into the worker; the served path has its proce
 
 import gc
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ OPTIONS: dict[str, Any] = {
     "enable_prefix_caching": True,
     "disable_log_stats": False,
 }
+if shutil.which("nvidia-smi"):
+    OPTIONS["gpu_memory_utilization"] = 0.2  # several engines at once, each of which would take nine tenths
 
 
 class Engine:
