@@ -109,9 +109,9 @@ class Inbox:
                 stages[frame.first].append(data[at:end])
             at = end
 
-    def collect(self, number: int, tokens: int) -> Rows:
-        """The rows of an answer's first `tokens` positions that have come at every site; complete if there are
-        `tokens` of them."""
+    def collect(self, number: int, tokens: int | None) -> Rows:
+        """The rows of an answer's first `tokens` positions that have come at every site, or of all; complete if there
+        are `tokens` of them."""
         with self._lock:
             stages = {first: b"".join(chunks) for first, chunks in self._answers.get(number, {}).items()}
             widths = {first: self._widths[first] for first in stages}
@@ -152,10 +152,12 @@ def _nothing(sites: int) -> Rows:
     return Rows(empty, empty, np.zeros((sites, 0), np.float32))
 
 
-def _in_order(raw: bytes, sites: int, tokens: int) -> npt.NDArray[np.int32]:
+def _in_order(raw: bytes, sites: int, tokens: int | None) -> npt.NDArray[np.int32]:
     """(T, 2 + sites) words by rising index below `tokens`, of each index the last."""
     words = np.frombuffer(raw, "<i4").reshape(-1, HEAD + sites)
     index = words[:, INDEX]
+    if tokens is None:
+        tokens = len(words)  # not what the highest index says, which somebody else may have made up
     if np.array_equal(index[:tokens], np.arange(tokens)) and (index[tokens:] >= tokens).all():
         return words[:tokens]
     kept = np.flatnonzero((index >= 0) & (index < tokens))

@@ -47,9 +47,10 @@ NOWHERE: Final = Place("", "", "")
 class Conversation:
     """The part of one that a request holds."""
 
-    def __init__(self, key: bytes, scope: Sequence[str], atoms: Iterable[Atom]) -> None:
+    def __init__(self, key: bytes, scope: Sequence[str], atoms: Iterable[Atom], after: Place | None = None) -> None:
+        """`after` is the answer that the request goes on from without saying it again."""
         self._hash = hashlib.blake2b(key=key, digest_size=16)
-        for name in scope:
+        for name in scope if after is None else (*scope, after.node):
             self._add(Atom("", "scope", name))
         answers: list[str] = []
         asked = speaking = False
@@ -59,7 +60,9 @@ class Conversation:
             self._add(atom)
             asked = asked or atom.role == "user"
             speaking = asked and atom.role == ASSISTANT
-        self._first, self._parent = (answers[0], answers[-1]) if answers else ("", "")
+        first, parent = (answers[0], answers[-1]) if answers else ("", "")
+        self._session = after.session if after is not None else f"conv-{first}" if first else ""
+        self._parent = parent or (after.node if after is not None else "")
 
     def answered(self, said: Iterable[Atom]) -> Place:
         """Where the answer that says this stands."""
@@ -67,13 +70,12 @@ class Conversation:
         for atom in said:
             self._add(atom)
         node, self._hash = self._hash.hexdigest(), before
-        return Place(f"conv-{self._first or node}", node, self._parent)
+        return Place(self._session or f"conv-{node}", node, self._parent)
 
     def _add(self, atom: Atom) -> None:
-        for part in atom:
-            told = part.encode("utf-8", "surrogatepass")
-            self._hash.update(b"%d:" % len(told))  # no two lists of atoms give the same bytes
-            self._hash.update(told)
+        role, kind, said = atom
+        told = f"{len(role)}:{role}{len(kind)}:{kind}{len(said)}:{said}"  # no two lists of atoms give the same text
+        self._hash.update(told.encode("utf-8", "surrogatepass"))
 
 
 def spoken(role: str, content: Any, calls: Iterable[tuple[str, Any]] = ()) -> Iterator[Atom]:
@@ -136,7 +138,10 @@ def _part(part: Any) -> str:
 
 
 def _outline(part: Any) -> str:
-    told = repr(part)
+    try:
+        told = repr(part)
+    except RecursionError:
+        return type(part).__name__
     return told if len(told) <= 2 * EDGE else f"{told[:EDGE]}{len(told)}{told[-EDGE:]}"
 
 
@@ -150,7 +155,7 @@ def _settled(arguments: Any) -> str:
         decoded = msgspec.json.decode(arguments or "{}") if isinstance(arguments, str) else arguments or {}
         return msgspec.json.encode(decoded, order="deterministic").decode()
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError):
-        return str(arguments).strip()
+        return arguments.strip() if isinstance(arguments, str) else _outline(arguments)
 
 
 def _get(of: Any, name: str) -> Any:

@@ -137,11 +137,11 @@ def depth(turn: int | None) -> str:
 def projection_buckets(table: SlotTable) -> tuple[float, ...]:
     """Rising bounds around what the served axis says of default and role-playing answers."""
     facts, at = table.axis_facts[int(table.axis_of[0])], table.layers.index(table.monitored_layer)
-    if facts.default_mean is None or facts.role_mean is None or facts.default_mean[at] == facts.role_mean[at]:
+    if facts.default_mean is None or facts.role_mean is None:
         return tuple(sorted((*DECADES, 0.0)))
     role, gap = facts.role_mean[at], facts.default_mean[at] - facts.role_mean[at]
-    digits = 3 - math.floor(math.log10(abs(gap)))
-    return tuple(sorted(round(role + gap * part, digits) for part in GAPS))
+    digits = 3 - math.floor(math.log10(gap))  # an axis has its default mean above its role mean
+    return tuple(round(role + gap * part, digits) for part in GAPS)
 
 
 def tell_profiles(settings: Settings, table: SlotTable, model: str) -> None:

@@ -6,6 +6,7 @@ up, whoever keeps, counts or shows answers gets the records.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,11 +35,10 @@ class MooringMiddleware:
         reply = Reply(turn, route, send, measured=meter is not None)
         token = CURRENT.set(turn)
         try:
-            await self.app(scope, receive, reply.send)
+            with closing(turn), closing(reply):  # the reply first: it tells what the turn still holds
+                await self.app(scope, receive, reply.send)
         finally:
-            reply.close()
             CURRENT.reset(token)
-            turn.close()
 
 
 class Reply:
@@ -91,10 +91,10 @@ class Reply:
             return
         assert self._start is not None
         body = b"".join(self._body)
-        if self._turn.answered:
+        if self._turn.answered and body.rstrip().endswith(b"}"):  # vLLM answers `null` to a client that has hung up
             assert self._said is not None
             self._said.body(body)
-            body = into_body(body, await self._member(finished=body.rstrip().endswith(b"}")))
+            body = into_body(body, await self._member())
             MutableHeaders(scope=self._start)["content-length"] = str(len(body))
         await self._send(self._start)
         await self._send({**message, "body": body})
@@ -112,8 +112,8 @@ class Reply:
             return chunk if member is None else into_frame(chunk, route.token, member)
         return chunk
 
-    async def _member(self, finished: bool = True) -> bytes:
+    async def _member(self) -> bytes:
         assert self._said is not None
         readings = await self._turn.settle()
-        self._records = self._turn.records(readings, self._said, finished)
+        self._records = self._turn.records(readings, self._said, finished=True)
         return final_member(self._turn, readings, self._records)

@@ -37,6 +37,7 @@ from mooring_hooks.table import (
     publish,
     tables_folder,
 )
+from mooring_server import sessions
 from mooring_server.choice import aliases
 
 WORKER: Final = "mooring_hooks.worker.Worker"
@@ -89,6 +90,14 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--axis-of-another-model", action="store_true", help="serve an axis that was extracted from another model"
     )
+    own.add_argument(
+        "--session-alias",
+        metavar="PLACE",
+        action="append",
+        default=[],
+        help="where else requests may name their session: header:NAME, or a member of the body as metadata.chat_id; "
+        f"may be given several times, and replaces {', '.join(sessions.ALIASES)}",
+    )
     own.add_argument("--print-command", action="store_true", help="print the stock vLLM command and stop")
     return own
 
@@ -106,6 +115,9 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
     notes += [why for _, why in variables.values() if why]
     argv = _argv(options.model, rest, settings)
     added = {name: value for name, (value, _) in variables.items()} | {TABLES_VARIABLE: str(tables_folder())}
+    if options.session_alias:
+        sessions.check(options.session_alias)
+        added[sessions.ALIASES_VARIABLE] = ",".join(options.session_alias)
     return Plan(tuple(argv), added, settings, tuple(notes))
 
 

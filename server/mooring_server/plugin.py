@@ -32,6 +32,7 @@ from mooring_server.middleware import MooringMiddleware
 from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 from mooring_server.sessions import Sessions
+from mooring_server.tracing import TurnSpans
 from mooring_server.turn import CURRENT, Meter, Thinking, measured, readings_wanted
 
 if TYPE_CHECKING:
@@ -58,13 +59,16 @@ class MooringPlugin:
         with telling():
             settings = await self._prove(engine_client)
             table = SlotTable.fetch(tables_folder(), settings.table)
-        names = args.served_model_name or [args.model]
+            names = args.served_model_name or [args.model]
+            sessions = Sessions.of(os.environ, names[0])
         tell_profiles(settings, table, names[0])
         _choose_early(settings, names)
         state.mooring = Served(settings, table)
         if readings_wanted(os.environ):
-            self._meter = _meter(engine_client, settings, table, Sessions.of(os.environ, names[0]))
+            self._meter = _meter(engine_client, settings, table, sessions)
             self._meter.sinks.add("metrics", TurnMetrics(table).take)
+            if await engine_client.is_tracing_enabled():
+                self._meter.sinks.add("tracing", TurnSpans().take)
             engine_client.generate = measured(engine_client.generate)
         state.mooring_announcement = asyncio.create_task(announce(args, settings))
 

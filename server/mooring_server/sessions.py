@@ -12,10 +12,10 @@ sha256; a blank one is none.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mooring_axes.errors import CannotServe
-from mooring_server.conversation import Conversation, messages_of
+from mooring_server.conversation import Conversation, Place, messages_of
 
 ALIASES: Final = (
     "header:Helicone-Session-Id",
@@ -27,6 +27,7 @@ ALIASES_VARIABLE: Final = "MOORING_SESSION_ALIASES"
 KEY_VARIABLE: Final = "MOORING_SESSION_KEY"
 HEADER: Final = "header:"
 LONGEST: Final = 128
+KEPT: Final = 10_000
 
 
 def normalised(session: Any) -> str:
@@ -71,12 +72,36 @@ class Sessions:
                 return session
         return ""
 
-    def conversation(self, request: Any, headers: Mapping[str, str]) -> Conversation | None:
+    def conversation(self, request: Any, headers: Mapping[str, str], after: Place | None = None) -> Conversation | None:
         """What the request holds of one; None where it holds none."""
         if (atoms := messages_of(request)) is None:
             return None
         asker = headers.get("authorization") or headers.get("x-api-key") or ""
-        return Conversation(self.key, (asker, self.model), atoms)
+        return Conversation(self.key, (asker, self.model), atoms, after)
+
+
+class Kept(NamedTuple):
+    """A response that another request may go on from."""
+
+    place: Place
+    turn: int
+
+
+class Responses:
+    """The last KEPT responses that vLLM keeps, by id: of the Responses API, in this process, as vLLM's own store is."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Kept] = {}
+
+    def keep(self, request: Any, response: str, place: Place, turn: int | None) -> None:
+        if response and turn is not None and getattr(request, "store", False) is True:
+            self._kept[response] = Kept(place, turn)
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+
+    def before(self, request: Any) -> Kept | None:
+        """What a request goes on from, if it names a response instead of saying it again."""
+        return self._kept.get(getattr(request, "previous_response_id", None) or "")
 
 
 def check(aliases: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from mooring_server import metrics
 from mooring_server.conversation import NOWHERE
 from mooring_server.record import Record, Sinks
 from mooring_server.said import Said
-from mooring_server.sessions import Sessions, normalised
+from mooring_server.sessions import Responses, Sessions, normalised
 from mooring_server.splice import Route
 
 PATIENCE: Final = 0.05
@@ -53,7 +53,7 @@ class Meter:
         sessions: Sessions,
     ) -> None:
         self.inbox, self.measure, self.slots, self.thinking = inbox, measure, slots, thinking
-        self.sessions = sessions
+        self.sessions, self.responses = sessions, Responses()
         self.sinks = Sinks(failed=lambda name: metrics.SINK_ERRORS.labels(name).inc())
         self._sweeper: asyncio.Task[None] | None = None
         self._counted = inbox.counts
@@ -92,6 +92,8 @@ class Part:
         self._meter, self._delta = meter, delta
         self.ticket: Ticket = meter.inbox.open(answers)
         self.lengths = [0] * answers
+        self.ended = False
+        """Whether `generate` has said all it had to say."""
         self._tokens: list[list[int]] = [[] for _ in range(answers)]
         self._prompt: Sequence[int] = ()
 
@@ -108,8 +110,14 @@ class Part:
     def wanted(self, answer: int) -> int:
         return max(self.lengths[answer] - 1, 0)
 
+    @property
+    def known(self) -> bool:
+        """Whether it is known how many tokens there are: not of an answer that is given whole, before it is."""
+        return self._delta or self.ended or any(self.lengths)
+
     def rows(self, answer: int) -> Rows:
-        return self._meter.inbox.collect(self.ticket.number + answer, self.wanted(answer))
+        number = self.ticket.number + answer
+        return self._meter.inbox.collect(number, self.wanted(answer) if self.known else None)
 
     def thinking(self, answer: int) -> int:
         """How many of the answer's first tokens are not part of what it says."""
@@ -132,7 +140,9 @@ class Answer:
     def rows(self) -> tuple[Rows, bool]:
         """The rows that have come, and whether that is all of them."""
         found = [part.rows(i) for part, i in self._parts]
-        complete = all(len(rows) == part.wanted(i) for rows, (part, i) in zip(found, self._parts, strict=True))
+        complete = all(
+            part.known and len(rows) == part.wanted(i) for rows, (part, i) in zip(found, self._parts, strict=True)
+        )
         spoken = [_after(rows, part.thinking(i)) for rows, (part, i) in zip(found, self._parts, strict=True)]
         return (spoken[0] if len(spoken) == 1 else _joined(spoken)), complete
 
@@ -142,6 +152,7 @@ class Turn:
 
     def __init__(self, route: Route | None, headers: Mapping[str, str], meter: Meter | None) -> None:
         self.headers = headers
+        self.began = time.time_ns()
         self.request: Any = None
         """As vLLM has parsed it."""
         self.profile: str | None = None
@@ -233,11 +244,14 @@ class Turn:
     def records(self, readings: Sequence[Reading], said: Said, finished: bool) -> list[Record]:
         """What everyone is told of the answers; of those to beam search, which are not measured, one."""
         assert self._meter is not None and self._route is not None and self.profile is not None
-        sessions = self._meter.sessions
-        conversation = sessions.conversation(self.request, self.headers)
+        sessions, responses = self._meter.sessions, self._meter.responses
+        before = responses.before(self.request)
+        number = self.number if before is None or self.number is None else self.number + before.turn
+        conversation = sessions.conversation(self.request, self.headers, before and before.place)
         found = []
         for choice, reading in enumerate(readings or [UNMEASURED]):
             place = NOWHERE if conversation is None else conversation.answered(said.atoms(choice))
+            responses.keep(self.request, said.response, place, number)
             found.append(
                 Record(
                     at=time.time(),
@@ -249,10 +263,10 @@ class Turn:
                     arm="none",
                     session=self.session or place.session,
                     identity=self.identity if self.session else "derived" if place.session else "none",
-                    turn=self.number,
+                    turn=number,
                     node=place.node,
                     parent=place.parent,
-                    tokens=self.answers()[choice].tokens if readings else 0,
+                    tokens=max(self.answers()[choice].tokens, reading.tokens) if readings else 0,
                     measured_tokens=reading.tokens,
                     lifted_tokens=round((reading.lifted_share or 0.0) * reading.tokens),
                     projection=reading.projection,
@@ -308,6 +322,7 @@ async def _noting(outputs: Any, part: Part) -> AsyncIterator[Any]:
         async for output in outputs:
             part.note(output)
             yield output
+    part.ended = True
 
 
 def _after(rows: Rows, thinking: int) -> Rows:

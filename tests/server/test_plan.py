@@ -100,6 +100,14 @@ def test_a_default_can_be_chosen_on_the_command_line(model: Path, axis: Path, pr
     assert settings(made)["default"] == "off"
 
 
+def test_session_aliases_travel_to_every_process_and_odd_ones_are_refused() -> None:
+    made = plan("demo", "--session-alias", "header:X-Chat", "--session-alias", "metadata.thread")
+    assert made.environment["MOORING_SESSION_ALIASES"] == "header:X-Chat,metadata.thread"
+    assert "MOORING_SESSION_ALIASES" not in plan("demo").environment, "what the operator has set there counts"
+    with pytest.raises(CannotServe, match="header:NAME"):
+        plan("demo", "--session-alias", "X Chat")
+
+
 def test_plugins_the_user_named_are_kept_and_ours_is_added(model: Path, axis: Path, profiles: Any) -> None:
     arguments = (model, "--axis", axis, "--profiles", profiles(GOOD))
     assert plan(*arguments, VLLM_PLUGINS="a,b").environment["VLLM_PLUGINS"] == "a,b,mooring"

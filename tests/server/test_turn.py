@@ -113,6 +113,11 @@ class Application:
             _ = [o async for o in each]
         return Response(b'{"id":"a","choices":[]}', media_type="application/json")
 
+    def has_read(self, rows: int) -> bool:
+        """Whether that many rows of the first answer are there."""
+        self.inbox.drain()
+        return len(self.inbox.collect(1, None)) >= rows
+
     async def frames(self, outputs: Sequence[Any], n: int) -> AsyncIterator[str]:
         for each in outputs:
             async for _ in each:
@@ -309,15 +314,33 @@ def test_a_client_that_hangs_up_in_mid_stream_is_told_of_as_far_as_it_came(
 
     async def hang_up() -> None:
         task = asyncio.create_task(application.post(stream=True, n=2))
-        while engine.yielded < 25:
+        while engine.yielded < 25 or not application.has_read(10):
             await asyncio.sleep(0.001)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(hang_up())
     assert [(r.choice, r.finished) for r in application.records] == [(0, False), (1, False)]
-    assert all(20 <= r.tokens < 100_000 and 0 < r.measured_tokens < r.tokens for r in application.records)
-    assert all(r.drift is not None for r in application.records)
+    assert all(20 <= r.tokens < 100_000 and 0 <= r.measured_tokens < r.tokens for r in application.records)
+    assert application.records[0].measured_tokens >= 10 and application.records[0].drift is not None
+
+
+def test_a_client_that_hangs_up_before_a_whole_answer_is_told_of_as_far_as_it_was_read(
+    engine: Engine, application: Application
+) -> None:
+    engine.tokens = 100_000
+
+    async def hang_up() -> None:
+        task = asyncio.create_task(application.post())
+        while engine.yielded < 25 or not application.has_read(10):
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(hang_up())
+    (record,) = application.records
+    assert not record.finished and not record.complete and record.response == ""
+    assert 10 <= record.measured_tokens <= record.tokens < 100_000 and record.projection is not None
 
 
 def test_a_sink_that_raises_harms_neither_the_answer_nor_the_others(
