@@ -93,6 +93,14 @@ def drawn(parts: Sequence[Array]) -> Array:
     return medians
 
 
+def rounded(found: Estimate) -> dict[str, Any]:
+    """The same as a result shows it."""
+    lists = {"pairs": found.pairs, "by_start": found.by_start}
+    single = {name: value for name, value in found._asdict().items() if name not in lists}
+    rest: dict[str, Any] = {name: [round(value, 5) for value in values] for name, values in lists.items()}
+    return {name: None if value is None else round(value, 5) for name, value in single.items()} | rest
+
+
 def paired(blocks: Sequence[Mapping[str, Any]], arm: str, baseline: str, number: str) -> list[float]:
     """arm / baseline of every round that holds both; `number` is the key of what is compared."""
     above, below = _by_round(blocks, arm, number), _by_round(blocks, baseline, number)

