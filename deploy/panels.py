@@ -109,8 +109,9 @@ def query(expr: str, legend: str = "__auto", kind: str = "time_series") -> Json:
 
 def thresholds(warn: float | None, bad: float | None) -> Json:
     plain = "blue" if warn is None and bad is None else "green"
-    steps = [{"color": plain, "value": None}, {"color": "orange", "value": warn}, {"color": "red", "value": bad}]
-    return {"mode": "absolute", "steps": [s for s in steps if s["value"] is not None or s["color"] == plain]}
+    limits = [("orange", warn), ("red", bad)]
+    steps = [{"color": color, "value": value} for color, value in limits if value is not None]
+    return {"mode": "absolute", "steps": [{"color": plain, "value": None}, *steps]}
 
 
 def choice(name: str, metric: str, selector: str = "") -> Json:
