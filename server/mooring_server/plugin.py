@@ -1,6 +1,6 @@
 """vLLM's `endpoint_plugins` entry point: the last checks before the port opens.
 
-One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+One of the files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
     attach_router   the middleware goes in here: inside authentication, where --middleware would not be; our routes
 
@@ -25,7 +25,6 @@ from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure
 from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
-from mooring_server import playground
 from mooring_server.announce import announce
 from mooring_server.choice import HEADER, asked_for, profile_in_name
 from mooring_server.metrics import TurnMetrics, tell_profiles
@@ -52,7 +51,6 @@ class MooringPlugin:
 
     def attach_router(self, app: "FastAPI") -> None:
         app.include_router(router)
-        app.include_router(playground.router)
         app.add_middleware(MooringMiddleware, meter=lambda: self._meter)
 
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
