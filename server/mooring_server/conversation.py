@@ -146,7 +146,7 @@ def _outline(part: Any) -> str:
 
 
 def _trimmed(said: str) -> str:
-    return said.replace("\r\n", "\n").strip()
+    return (said.replace("\r\n", "\n") if "\r" in said else said).strip()
 
 
 def _settled(arguments: Any) -> str:

@@ -70,7 +70,8 @@ def server(
 ) -> Iterator[Server]:
     arguments = ["demo", "--api-server-count", str(request.param), "--otlp-traces-endpoint", collector.url,
                  "--session-alias", "header:X-Chat", "--session-alias", "metadata.session_id"]  # fmt: skip
-    environment = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    environment = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "100",
+                   "VLLM_ENABLE_RESPONSES_API_STORE": "1"}  # fmt: skip
     with Server(arguments, tmp_path_factory.mktemp("turns") / "log", **environment) as running:
         yield running.wait_until_ready()
 
@@ -197,6 +198,18 @@ def answer(server: Server, path: str, body: dict[str, Any]) -> tuple[str, Any]:
     deltas += [f["delta"] for f in frames if f.get("type") == "content_block_delta"]
     text = "".join(delta.get("content") or delta.get("text") or "" for delta in deltas)
     return text, next(frame["mooring"] for frame in frames if "mooring" in frame)
+
+
+def test_a_response_that_is_named_instead_of_said_again_is_gone_on_from(server: Server) -> None:
+    told: list[Any] = []
+    named: dict[str, str] = {}
+    with httpx.Client(timeout=120) as client:  # one connection: vLLM keeps responses in one process
+        for question in ("Who are you?", "And then?", "And then?"):
+            body = {"model": "demo", "input": question, "max_output_tokens": 12} | named
+            reply = client.post(f"{server.base}/v1/responses", json=body).raise_for_status().json()
+            named = {"previous_response_id": reply["id"]}
+            told.append(reply["mooring"])
+    assert [each["turn"] for each in told] == [1, 2, 3] and len({each["session"] for each in told}) == 1
 
 
 def test_choices_of_a_first_turn_are_sessions_of_their_own(server: Server) -> None:
