@@ -19,6 +19,7 @@ has_headers() {
     "$PYTHON" -c 'import sysconfig, pathlib, sys
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())'
 }
+has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb'; }
 
 serving() { # a compiler and headers for torch.compile, vLLM's libnuma
     needed g++ command -v g++
@@ -31,6 +32,7 @@ testing() { # what the tests run as it is
     needed curl command -v curl
     needed prometheus command -v promtool
     needed shellcheck command -v shellcheck
+    needed postgresql has_postgres
     needed systemd command -v systemd-analyze
 }
 

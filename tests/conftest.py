@@ -1,4 +1,4 @@
-"""What every test may use: tables in a folder of their own, and tiny models by architecture."""
+"""What every test may use: tables and histories in folders of their own, and tiny models by architecture."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,9 +11,10 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOORING_TABLES", str(tmp_path_factory.mktemp("tables")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

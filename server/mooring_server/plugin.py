@@ -1,6 +1,6 @@
 """vLLM's `endpoint_plugins` entry point: the last checks before the port opens.
 
-One of the files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
     attach_router   the middleware goes in here: inside authentication, where --middleware would not be; our routes
 
@@ -27,6 +27,8 @@ from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
 from mooring_server.announce import announce
 from mooring_server.choice import HEADER, asked_for, profile_in_name
+from mooring_server.history.routes import router as history_router
+from mooring_server.history.start import start as start_history
 from mooring_server.metrics import TurnMetrics, tell_profiles
 from mooring_server.middleware import MooringMiddleware
 from mooring_server.routes import Served, router
@@ -51,6 +53,7 @@ class MooringPlugin:
 
     def attach_router(self, app: "FastAPI") -> None:
         app.include_router(router)
+        app.include_router(history_router)
         app.add_middleware(MooringMiddleware, meter=lambda: self._meter)
 
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
@@ -70,6 +73,9 @@ class MooringPlugin:
             if await engine_client.is_tracing_enabled():
                 self._meter.sinks.add("tracing", TurnSpans().take)
             engine_client.generate = measured(engine_client.generate)
+        with telling():
+            sinks = None if self._meter is None else self._meter.sinks
+            state.mooring_history = start_history(os.environ, sinks, lambda: bool(state.server.should_exit))
         state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
     async def _prove(self, engine_client: Any) -> Settings:

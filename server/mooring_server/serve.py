@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.progress import say
+from mooring_server.history import location
 from mooring_server.plan import Plan, check_port, make_plan, parser
 
 
@@ -18,6 +19,7 @@ def serve(arguments: Sequence[str]) -> None:
         print(plan.command())
         return
     check_port(rest)
+    location.check({**os.environ, **plan.environment})
     _describe(options.model, plan)
     os.environ.update(plan.environment)
     _run_vllm(plan)

@@ -1,0 +1,97 @@
+"""A history in one SQLite file, for the API processes of one machine.
+
+Write-ahead log: readers and the writer never wait for each other, and processes take turns at writing. A commit is on
+the disk before it returns (synchronous = FULL): with a batch a commit, that costs two syncs a second. What is deleted
+is overwritten with zeros. The log needs a local disk: SQLite's locks do not hold on NFS.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final, cast
+
+from mooring_axes.errors import CannotServe
+from mooring_server.history import schema
+from mooring_server.history.store import ROW, Connection, Store
+
+BUSY: Final = 5.0
+"""Seconds to wait for another process's turn at writing."""
+_INSERT: Final = f"""
+INSERT INTO mooring_turns ({", ".join(ROW)})
+SELECT {", ".join(f"json_extract(value, '$.{name}')" for name in ROW)} FROM json_each(:batch) WHERE true
+ON CONFLICT (writer, number) DO NOTHING
+"""
+_TRIGGER: Final = """
+CREATE TRIGGER mooring_count_turn AFTER INSERT ON mooring_turns WHEN NEW.session <> '' BEGIN
+    {count}
+    VALUES (NEW.session, NEW.model, NEW.profile, NEW.arm, NEW.identity, NEW.at, NEW.at, 1,
+            CASE WHEN NEW.drift IS NULL THEN 0 ELSE 1 END, COALESCE(NEW.drift, 0), NEW.drift, NEW.drift,
+            NEW.measured_tokens, NEW.lifted_tokens)
+    {merge};
+END
+"""
+
+
+class SqliteStore(Store):
+    dialect = schema.Dialect(
+        serial="INTEGER PRIMARY KEY AUTOINCREMENT",
+        trigger=(_TRIGGER,),
+    )
+    bad_rows = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+    table_exists = "SELECT 1 FROM sqlite_master WHERE name = 'mooring_schema'"
+    insert_batch = _INSERT
+    begin_append = begin_change = ("BEGIN IMMEDIATE",)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.name = path, str(path)
+        self._file: tuple[int, int] | None = None
+
+    def open(self) -> int:
+        try:
+            return self.prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise CannotServe(
+                f"the history {self.path} cannot be written: {error}\n"
+                "  keep it elsewhere with --history PATH, or keep none with --history off"
+            ) from error
+
+    def prepare(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        return super().prepare()
+
+    def connect(self, readonly: bool = False) -> Connection:
+        mode = "ro" if readonly else "rw"  # never made here: a file without tables is of no use
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY, isolation_level=None
+        )
+        if not readonly:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        return cast(Connection, connection)
+
+    def kept(self) -> Connection:
+        """A file that was deleted or replaced takes rows as before, and nobody would ever see them."""
+        if self._kept is not None and self._file != _identity(self.path):
+            self.drop_connection()
+        if self._kept is None:
+            connection = super().kept()
+            self._file = _identity(self.path)
+            return connection
+        return self._kept
+
+    def refuse_strangers(self, connection: Connection) -> None:
+        if connection.execute("SELECT 1 FROM sqlite_master").fetchall():
+            raise CannotServe(f"{self.path} is a database of something else: name another file with --history PATH")
+
+    def scrub(self, connection: Connection) -> None:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

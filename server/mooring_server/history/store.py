@@ -1,0 +1,225 @@
+"""A history in a database: everything that is SQL, except for what sqlite and postgres say of themselves.
+
+`appending` and `retire` are called by one thread and share its connection. All else opens a short one of its own, which
+for reading is read-only. Whatever goes wrong is raised as the database's own exception: the writer tries again, a
+route answers 503.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
+
+import msgspec
+
+from mooring_axes.errors import CannotServe
+from mooring_server.history import schema
+from mooring_server.history.queries import Filter, Page, SessionQuery, session_list, turn_list
+from mooring_server.record import Record
+
+REMEMBER_ERASED: Final = 7 * 86400.0
+"""Seconds for which a queue somewhere may still hold turns of an erased session."""
+ROW: Final = ("writer", "number", *schema.TURN)
+
+
+class Row(NamedTuple):
+    """A record on its way. It is encoded at once: 600 bytes rather than thousands, and nothing left for a thread to
+    do that would keep the interpreter from the event loop."""
+
+    session: str
+    at: float
+    json: bytes
+    """An object of ROW: (writer, number) tells it from every other."""
+
+    @classmethod
+    def of(cls, record: Record, writer: int, number: int) -> "Row":
+        name = b'{"writer":%d,"number":%d,' % (writer, number)
+        return cls(record.session, record.at, name + msgspec.json.encode(record)[1:])
+
+
+class Cursor(Protocol):
+    description: Any
+    rowcount: int
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Connection(Protocol):
+    """What both drivers have; every statement is its own transaction unless one is begun."""
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Cursor: ...
+    def close(self) -> None: ...
+
+
+class Store(ABC):
+    """See the head of this file."""
+
+    name: str
+    """Where it is, without a password."""
+    dialect: ClassVar[schema.Dialect]
+    bad_rows: tuple[type[Exception], ...]
+    """What is raised for values that no retry makes storable."""
+    table_exists: ClassVar[str]
+    insert_batch: ClassVar[str]
+    """Insert the objects of the JSON array :batch."""
+    begin_append: ClassVar[tuple[str, ...]]
+    begin_change: ClassVar[tuple[str, ...]]
+    """Begin a transaction that no append runs beside: so no turn slips past an erasure or a recount."""
+
+    def __init__(self) -> None:
+        self._kept: Connection | None = None
+
+    @abstractmethod
+    def connect(self, readonly: bool = False) -> Connection: ...
+
+    def insert(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """In one statement, during which the interpreter is free. Rows that are there already are left out."""
+        batch = b"[%s]" % b",".join(row.json for row in rows)
+        connection.execute(self.sql(self.insert_batch), {"batch": batch.decode()})
+
+    @abstractmethod
+    def refuse_strangers(self, connection: Connection) -> None:
+        """Raise CannotServe where somebody else's data is."""
+
+    def sql(self, statement: str) -> str:
+        """With the driver's marks for `:named` parameters."""
+        return statement
+
+    @abstractmethod
+    def scrub(self, connection: Connection) -> None:
+        """Let what was erased go from the files, as far as the database does that at once."""
+
+    @abstractmethod
+    def open(self) -> int:
+        """`prepare` at a start: CannotServe, with the way out, for whatever goes wrong."""
+
+    def prepare(self) -> int:
+        """Make or migrate the tables; return the newest erasure. CannotServe where a newer Mooring made them."""
+        with closing(self.connect()) as connection, self.transaction(connection, self.begin_change):
+            version = self._version(connection)
+            if version > schema.VERSION:
+                raise CannotServe(
+                    f"the history in {self.name} has version {version}, and this Mooring knows up to {schema.VERSION}\n"
+                    "  upgrade Mooring, or keep a history elsewhere with --history PATH, or none with --history off"
+                )
+            self._migrate(connection, version)
+            return int(self._rows(connection, "SELECT COALESCE(MAX(id), 0) AS id FROM mooring_erased")[0]["id"])
+
+    def _version(self, connection: Connection) -> int:
+        if not connection.execute(self.table_exists).fetchall():
+            self.refuse_strangers(connection)
+            connection.execute("CREATE TABLE mooring_schema (version INTEGER NOT NULL)")
+            connection.execute("INSERT INTO mooring_schema VALUES (0)")
+        return int(connection.execute("SELECT version FROM mooring_schema").fetchall()[0][0])
+
+    def _migrate(self, connection: Connection, version: int) -> None:
+        for step in schema.MIGRATIONS[version:]:
+            for statement in step(self.dialect):
+                connection.execute(statement)
+        if version < schema.VERSION:
+            connection.execute(self.sql("UPDATE mooring_schema SET version = :version"), {"version": schema.VERSION})
+
+    @contextmanager
+    def transaction(self, connection: Connection, begin: Sequence[str]) -> Iterator[None]:
+        try:
+            for statement in begin:
+                connection.execute(statement)
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(Exception):  # the first exception says more
+                connection.execute("ROLLBACK")
+            raise
+
+    # The writer's thread.
+
+    @contextmanager
+    def appending(self) -> Iterator[Connection]:
+        """What is inserted has been acknowledged when this ends."""
+        connection = self.kept()
+        with self.transaction(connection, self.begin_append):
+            yield connection
+
+    def erased_since(self, connection: Connection, number: int) -> list[tuple[int, str, float]]:
+        """(number, hash of the session, when) of erasures after this one."""
+        statement = "SELECT id, session, at FROM mooring_erased WHERE id > :number ORDER BY id"
+        found = self._rows(connection, statement, number=number)
+        return [(row["id"], row["session"], row["at"]) for row in found]
+
+    def retire(self, before: float, most: int) -> int:
+        """Delete at most so many turns that ended before that time; how many it were."""
+        connection = self.kept()
+        with self.transaction(connection, self.begin_change):
+            gone = self._rows(connection, _RETIRE, before=before, most=most)
+            for session in {tuple(row.values()) for row in gone if row["session"]}:
+                key = dict(zip(schema.KEY, session, strict=True))
+                connection.execute(self.sql(_FORGET_COUNT), key)
+                connection.execute(self.sql(schema.RECOUNT), key)
+        return len(gone)
+
+    def kept(self) -> Connection:
+        """The writer's connection."""
+        if self._kept is None:
+            self.prepare()  # it may be another database than the one that went away
+            self._kept = self.connect()
+        return self._kept
+
+    def drop_connection(self) -> None:
+        """Begin anew with the next call."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with suppress(Exception):  # it may be broken, which is why it is dropped
+                kept.close()
+
+    # Any thread.
+
+    def erase(self, session: str) -> int:
+        """Delete all that is known of a session, here and in every queue; how many turns were there."""
+        now = time.time()
+        with closing(self.connect()) as connection:
+            with self.transaction(connection, self.begin_change):
+                gone = connection.execute(self.sql("DELETE FROM mooring_turns WHERE session = :s"), {"s": session})
+                connection.execute(self.sql("DELETE FROM mooring_sessions WHERE session = :s"), {"s": session})
+                note = {"s": schema.hidden(session), "at": now, "old": now - REMEMBER_ERASED}
+                connection.execute(self.sql("DELETE FROM mooring_erased WHERE at < :old"), note)
+                connection.execute(self.sql("INSERT INTO mooring_erased (session, at) VALUES (:s, :at)"), note)
+            self.scrub(connection)
+            return gone.rowcount
+
+    def sessions(self, query: SessionQuery) -> Page:
+        """A page of sessions, each with what it ran under."""
+        statement, parameters = session_list(query)
+        return query.page(self._read(statement, parameters))
+
+    def turns(self, wanted: Filter, after: int, most: int) -> list[dict[str, Any]]:
+        """Turns in the order of insertion, from the one after `after` on."""
+        statement, parameters = turn_list(wanted)
+        return self._read(statement, parameters | {"after": after, "most": most})
+
+    def newest(self) -> int:
+        """Id of the last turn; 0 where there is none."""
+        return int(self._read("SELECT COALESCE(MAX(id), 0) AS id FROM mooring_turns", {})[0]["id"])
+
+    def trajectory(self, session: str, most: int) -> list[dict[str, Any]]:
+        """The last turns of a session, oldest first."""
+        statement = "SELECT * FROM mooring_turns WHERE session = :session ORDER BY id DESC LIMIT :most"
+        return self._read(statement, {"session": session, "most": most})[::-1]
+
+    def _read(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with closing(self.connect(readonly=True)) as connection:
+            return self._rows(connection, statement, **parameters)
+
+    def _rows(self, connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
+        cursor = connection.execute(self.sql(statement), parameters)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+_RETIRE: Final = """
+DELETE FROM mooring_turns WHERE id IN (SELECT id FROM mooring_turns WHERE at < :before ORDER BY at LIMIT :most)
+RETURNING session, model, profile, arm
+"""
+_FORGET_COUNT: Final = """
+DELETE FROM mooring_sessions WHERE session = :session AND model = :model AND profile = :profile AND arm = :arm
+"""
