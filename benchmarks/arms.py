@@ -5,6 +5,7 @@
     off          Mooring, every request under `off`: measured, never touched
     default      Mooring, every request under the default profile
     unmeasured   the same on a server with MOORING_READINGS=0: the cap without the readings
+    unkept       the same on a server with MOORING_HISTORY=off: measured, and not kept
     sixteen      Mooring with 16 profiles of 15 axes, 16 different ones in a batch
 
 All get the same options of vLLM and the same environment, but for the plugin. A server that nobody asks rests; how
@@ -30,6 +31,7 @@ from load import CannotMeasure, Target
 START_LIMIT: Final = 600.0
 """Seconds."""
 PLUGIN: Final = "mooring"
+SET_HERE: Final = ("VLLM_", "MOORING_READINGS", "MOORING_HISTORY")
 MORE_PROFILES: Final = tuple(f"axis-{number:02d}" for number in range(1, 15))
 
 
@@ -48,6 +50,7 @@ ARMS: Final = {
     "off": Arm("mooring", ("off",)),
     "default": Arm("mooring", (None,)),
     "unmeasured": Arm("unmeasured", (None,)),
+    "unkept": Arm("unkept", (None,)),
     "sixteen": Arm("sixteen", ("off", None, *MORE_PROFILES)),
 }
 BASELINE: Final = "stock"
@@ -166,7 +169,7 @@ def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]
 
 def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dict[str, str]:
     """The caller's, with one set of vLLM's variables for all; `mooring serve` adds its plugin by itself."""
-    kept = {key: value for key, value in given.items() if not key.startswith(("VLLM_", "MOORING_READINGS"))}
+    kept = {key: value for key, value in given.items() if not key.startswith(SET_HERE)}
     plugins = [word for word in given.get("VLLM_PLUGINS", "").split(",") if word != PLUGIN]
     return {
         **kept,
@@ -177,6 +180,8 @@ def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dic
         "VLLM_USE_AOT_COMPILE": "0",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         **({"MOORING_READINGS": "0"} if name == "unmeasured" else {}),
+        "XDG_STATE_HOME": str(subject.profiles.parent),  # where a server keeps its history unless it is told not to
+        **({"MOORING_HISTORY": "off"} if name == "unkept" else {}),
     }
 
 

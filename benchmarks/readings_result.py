@@ -37,8 +37,8 @@ def _of_load(blocks: Blocks) -> Result:
         "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in (ON, OFF)},
         "ratio": {n: rounded(estimate(paired(blocks, ON, OFF, n), starts_of(blocks, ON, OFF, n))) for n in RATIOS},
         "null": {n: rounded(estimate(null(blocks, OFF, n))) for n in RATIOS},
-        "added": {p: _added(blocks, "last_gap_ms", p) for p in ("p50", "p99")},
-        "added_whole": {p: _added(blocks, "request_ms", p) for p in ("p50", "p99")},
+        "added": {p: added(blocks, "last_gap_ms", p) for p in ("p50", "p99")},
+        "added_whole": {p: added(blocks, "request_ms", p) for p in ("p50", "p99")},
     }
 
 
@@ -56,10 +56,10 @@ def _median(values: Sequence[float]) -> float | None:
     return float(f"{np.median(values):.6g}") if values else None
 
 
-def _added(blocks: Blocks, number: str, percentile: str) -> Result:
+def added(blocks: Blocks, number: str, percentile: str, arms: tuple[str, str] = (ON, OFF)) -> Result:
     """Differences and their interval: of those against the other server, and of the other against itself."""
     flat = [{**b, "value": b[number][percentile]} for b in blocks if b[number]]
-    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in (ON, OFF))
+    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in arms)
     start = {b["round"]: b.get("start", 0) for b in flat}
     both = sorted(on.keys() & off.keys())
     twice = [r for r in sorted(off) if r % 2 == 0 and r + 1 in off and start[r] == start[r + 1]]

@@ -1,0 +1,252 @@
+"""What keeping every turn costs: the event loop under 5,000 turns a second, and answers with a history and without.
+
+    python benchmarks/history.py feed [--rate 5000] [--seconds 20] [--postgres URL] [--out FILE]
+    python benchmarks/history.py answers [--pairs 20] [--block-seconds 30] [--starts 4] [--out FILE]
+
+    feed       one process feeds synthetic records to a writer from its event loop, which also asks every millisecond
+               how late it is woken. `nothing` makes the records and drops them: what the loop is late by itself
+    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turn (ABBA) with
+               last_frames.py's waves; the blocks of a round answer the same prompts
+
+Output: the last line of stdout is one JSON document; --out keeps it beside what the other command has put there.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import last_frames
+import numpy as np
+import psutil
+from arms import ARMS, Server, Subject, servers, target
+from blocks import orders
+from last_frames import LENGTHS, Pass
+from load import percentiles
+from overhead import FOLDER, OPTIONS, others, say, subject_of
+from prometheus_client import REGISTRY
+from readings_result import added
+from record import save, where
+
+from mooring_server.history.location import open_store
+from mooring_server.history.writer import Writer
+from mooring_server.record import Record, Sink
+
+RATE, SECONDS = 5000, 20.0
+LOST_WANTED: Final = 0
+LATE_WANTED: Final = 1.0
+"""ms."""
+ADDED_WANTED: Final = 1.0
+"""ms."""
+PERCENTILES: Final = {"p50": 50, "p99": 99, "p99.9": 99.9, "max": 100}
+ROWS: Final = "mooring_history_rows_total"
+TICK: Final = 0.001
+"""Seconds between two looks at the loop."""
+SESSIONS: Final = 2000
+LAYERS: Final = {layer: (11.5 + layer / 7, 0.25, 0.5) for layer in range(8)}
+KEPT, UNKEPT = "default", "unkept"
+WARM_UP: Final = 3
+PILOT: Final = 6
+"""Waves."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    found = {"where": where(), **(feed(options) if options.command == "feed" else answers(options))}
+    document: dict[str, Any] = {"benchmark": "history"}
+    if options.out and options.out.exists():
+        document |= json.loads(options.out.read_text())
+    document[options.command] = found
+    if options.out:
+        save(options.out, document)
+    print(json.dumps(found, separators=(",", ":")))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    own = argparse.ArgumentParser(
+        prog="history.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    own.add_argument("command", choices=["feed", "answers"])
+    own.add_argument("--rate", type=int, default=RATE, help="turns a second")
+    own.add_argument("--seconds", type=float, default=SECONDS)
+    own.add_argument("--postgres", metavar="URL", help="feed this database too")
+    own.add_argument("--pairs", type=int, default=20)
+    own.add_argument("--block-seconds", type=float, default=30.0)
+    own.add_argument("--starts", type=int, default=4)
+    own.add_argument("--out", type=Path, metavar="FILE")
+    return own.parse_args(arguments)
+
+
+# --- feed ----------------------------------------------------------------------------------------
+
+
+def feed(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"nothing": asyncio.run(feed_one(lambda record: None, options.rate, options.seconds))}
+        for name, location in {"sqlite": f"{folder}/history.sqlite", "postgres": options.postgres}.items():
+            if location:
+                say(f"feeding {name} ...")
+                found[name] = feed_store(location, options)
+    return {"rate": options.rate, "seconds": options.seconds, "fed": found, "targets": feed_targets(found)}
+
+
+def feed_targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each held against what was measured."""
+    fed = [(name, one) for name, one in found.items() if name != "nothing"]
+    return [
+        *(target_of(f"{name}: turns lost", one["lost"], LOST_WANTED) for name, one in fed),
+        *(target_of(f"{name}: ms the loop was late, p99", one["late_ms"]["p99"], LATE_WANTED) for name, one in fed),
+    ]
+
+
+def target_of(what: str, measured: float | None, wanted: float) -> dict[str, Any]:
+    met = None if measured is None else measured <= wanted
+    return {"what": what, "wanted": f"<= {wanted}", "measured": measured, "met": met}
+
+
+def feed_store(location: str, options: argparse.Namespace) -> dict[str, Any]:
+    store = open_store(location)
+    assert store is not None
+    before, writer = REGISTRY.get_sample_value(ROWS) or 0.0, Writer(store)
+    found = asyncio.run(feed_one(writer.put, options.rate, options.seconds, writer.waiting))
+    writer.stop(60)
+    acknowledged = int((REGISTRY.get_sample_value(ROWS) or 0.0) - before)
+    with closing(store.connect(readonly=True)) as connection:
+        (kept,) = connection.execute("SELECT COUNT(DISTINCT number) FROM mooring_turns").fetchall()[0]
+    return found | {"acknowledged": acknowledged, "kept": kept, "lost": found["turns"] - kept}
+
+
+async def feed_one(sink: Sink, rate: int, seconds: float, waiting: Callable[[], int] = lambda: 0) -> dict[str, Any]:
+    """At every tick the records that are due; how late the ticks came."""
+    late: list[float] = []
+    sent, most, cpu, began = 0, 0, time.process_time(), time.perf_counter()
+    while (now := time.perf_counter() - began) < seconds:
+        for _ in range(int(now * rate) - sent):
+            sink(synthetic(sent := sent + 1))
+        most = max(most, waiting())
+        asleep = time.perf_counter()
+        await asyncio.sleep(TICK)
+        late.append(time.perf_counter() - asleep - TICK)
+    return {
+        "turns": sent,
+        "turns_per_s": round(sent / seconds, 1),
+        "late_ms": {name: round(value * 1e3, 3) for name, value in zip(PERCENTILES, _percentiles(late), strict=True)},
+        "ticks": len(late),
+        "waiting_at_most": most,
+        "cpu_s": round(time.process_time() - cpu, 2),
+    }
+
+
+def _percentiles(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in np.percentile(values, list(PERCENTILES.values()))]
+
+
+def synthetic(number: int) -> Record:
+    """One of many conversations that go on side by side."""
+    session, turn = number % SESSIONS, number // SESSIONS + 1
+    return Record(
+        at=time.time(),
+        response=f"chatcmpl-{number:032x}",
+        choice=0,
+        route="chat",
+        model="synthetic",
+        profile="strong" if session % 2 else "off",
+        arm="none",
+        session=f"derived-{session:032x}",
+        identity="derived",
+        turn=turn,
+        node=f"{number:032x}",
+        parent=f"{number - SESSIONS:032x}" if turn > 1 else "",
+        tokens=128,
+        measured_tokens=127,
+        lifted_tokens=number % 128,
+        projection=10.0 + number % 7 / 3,
+        drift=number % 100 / 90,
+        mean_lift=number % 11 / 9,
+        complete=True,
+        finished=True,
+        layers=LAYERS,
+    )
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def answers(options: argparse.Namespace) -> dict[str, Any]:
+    folder = FOLDER / "history"
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = subject_of("demo", folder)
+    both = servers(subject, (KEPT, UNKEPT), OPTIONS, folder)
+    blocks: list[dict[str, Any]] = []
+    rounds = list(enumerate(orders((KEPT, UNKEPT), options.pairs)))
+    per_start, waves = math.ceil(options.pairs / options.starts), 0
+    try:
+        for start in range(0, options.pairs, per_start):
+            start_both(both, subject)
+            waves = waves or pilot(both, subject, options.block_seconds)
+            for number, order in rounds[start : start + per_start]:
+                blocks += [block(both, subject, arm, waves, number) | {"start": start} for arm in order]
+            stop_both(both)
+    finally:
+        stop_both(both)
+    found = {p: added(blocks, "request_ms", p, (KEPT, UNKEPT)) for p in ("p50", "p99")}
+    lost = sum(b["lost"] for b in blocks)
+    return {
+        "pairs": options.pairs,
+        "block_seconds": options.block_seconds,
+        "waves": waves,
+        "answer_tokens": list(LENGTHS),
+        "readings_lost": lost,
+        "added_ms": found,
+        "targets": [target_of("ms added to an answer's p99", found["p99"]["median"], ADDED_WANTED)],
+        "blocks": blocks,
+    }
+
+
+def start_both(both: Mapping[str, Server], subject: Subject) -> None:
+    for server in both.values():
+        say(f"starting the {server.name} server ...")
+        server.start()
+    for arm in (KEPT, UNKEPT):
+        send(both, subject, arm, WARM_UP, 1)
+
+
+def stop_both(both: Mapping[str, Server]) -> None:
+    for server in both.values():
+        server.stop()
+
+
+def pilot(both: Mapping[str, Server], subject: Subject, seconds: float) -> int:
+    """How many waves keep a server busy for a block."""
+    return math.ceil(seconds * PILOT / send(both, subject, UNKEPT, PILOT, 2).seconds)
+
+
+def send(both: Mapping[str, Server], subject: Subject, arm: str, waves: int, *seed: int) -> last_frames.Heard:
+    where_to = target(arm, subject, both[ARMS[arm].server])
+    return last_frames.run(Pass(where_to, waves, seed, streamed=True, measured=True))
+
+
+def block(both: Mapping[str, Server], subject: Subject, arm: str, waves: int, number: int) -> dict[str, Any]:
+    before, machine = sum(server.cpu_seconds() for server in both.values()), psutil.cpu_times()
+    heard = send(both, subject, arm, waves, 3, number)
+    ours = sum(server.cpu_seconds() for server in both.values()) - before + heard.client_cpu
+    say(f"  round {number + 1} {arm}: p99 {percentiles(heard.latencies)['p99']:.1f} ms")
+    return {
+        "round": number,
+        "arm": arm,
+        "seconds": round(heard.seconds, 3),
+        "lost": heard.lost,
+        "request_ms": percentiles(heard.latencies),
+        "others_cpu_s": others(machine, ours),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,60 @@
+"""benchmarks/history.py: a small feed for real, and the comparison of answers on fakes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import history
+import pytest
+from last_frames import Heard
+
+
+def test_a_feed_counts_every_turn_and_leaves_the_other_part_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "history.json"
+    out.write_text(json.dumps({"benchmark": "history", "answers": {"kept": "as it was"}, "feed": "old"}))
+    history.main(["feed", "--rate", "500", "--seconds", "0.5", "--out", str(out)])
+    document = json.loads(out.read_text())
+    assert document["answers"] == {"kept": "as it was"}
+    assert document["feed"] == json.loads(capsys.readouterr().out.splitlines()[-1])
+    fed = document["feed"]["fed"]
+    assert fed["sqlite"]["turns"] == fed["sqlite"]["acknowledged"] == fed["sqlite"]["kept"] > 0
+    assert fed["sqlite"]["lost"] == 0 and "acknowledged" not in fed["nothing"]
+    assert [target["met"] for target in document["feed"]["targets"] if "lost" in target["what"]] == [True]
+
+
+def test_a_lost_turn_or_a_late_loop_misses_the_target() -> None:
+    bad = {"lost": 1, "late_ms": {"p99": 1.5}}
+    good = {"lost": 0, "late_ms": {"p99": 0.5}}
+    assert [t["met"] for t in history.feed_targets({"nothing": {}, "sqlite": bad})] == [False, False]
+    assert [t["met"] for t in history.feed_targets({"nothing": {}, "sqlite": good})] == [True, True]
+    assert history.target_of("x", None, 1.0)["met"] is None
+
+
+class FakeServer:
+    name = "fake"
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+
+def test_answers_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def send(both: Any, subject: Any, arm: str, waves: int, *seed: int) -> Heard:
+        asked.append((arm, waves, seed))
+        return Heard(latencies=[0.1 + (0.0005 if arm == history.KEPT else 0.0)] * 100, seconds=1.0)
+
+    monkeypatch.setattr(history, "send", send)
+    monkeypatch.setattr(history, "servers", lambda *_: {"mooring": FakeServer(), "unkept": FakeServer()})
+    found = history.answers(history.parse(["answers", "--pairs", "4", "--starts", "2", "--block-seconds", "2"]))
+    assert found["added_ms"]["p99"]["median"] == pytest.approx(0.5)
+    assert [target["met"] for target in found["targets"]] == [True]
+    measured = [(arm, seed) for arm, waves, seed in asked if seed[0] == 3]
+    assert [arm for arm, _ in measured] == ["default", "unkept", "unkept", "default"] * 2
+    assert [seed[1] for _, seed in measured] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {block["start"] for block in found["blocks"]} == {0, 2} and found["waves"] == 12
