@@ -29,6 +29,7 @@ serving() { # a compiler and headers for torch.compile, vLLM's libnuma
 }
 
 testing() { # what the tests run as it is
+    needed chromium command -v chromium
     needed curl command -v curl
     needed prometheus command -v promtool
     needed shellcheck command -v shellcheck

@@ -3,16 +3,16 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 Messages = list[dict[str, str]]
 
@@ -60,10 +60,13 @@ class Fake:
         return JSONResponse(body, headers={"X-Mooring-Profile": self.runs_under(profile)})
 
 
+AnyFake = TypeVar("AnyFake", bound=Fake)
+
+
 @contextmanager
-def served(fake: Fake) -> Iterator[Fake]:
-    """Answer at `fake.url` until the end of the block."""
-    routes = [
+def served(fake: AnyFake, routes: Sequence[BaseRoute] | None = None) -> Iterator[AnyFake]:
+    """Answer at `fake.url` until the end of the block; by its own `routes`, if there are any."""
+    routes = routes or [
         Route("/v1/models", fake.models),
         Route("/version", fake.version),
         Route("/v1/chat/completions", fake.chat, methods=["POST"]),

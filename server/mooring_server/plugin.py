@@ -25,6 +25,7 @@ from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure
 from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
+from mooring_server import playground
 from mooring_server.announce import announce
 from mooring_server.choice import HEADER, asked_for, profile_in_name
 from mooring_server.history.routes import router as history_router
@@ -54,6 +55,7 @@ class MooringPlugin:
     def attach_router(self, app: "FastAPI") -> None:
         app.include_router(router)
         app.include_router(history_router)
+        app.include_router(playground.router)
         app.add_middleware(MooringMiddleware, meter=lambda: self._meter)
 
     async def init_state(self, engine_client: Any, state: "State", args: Namespace) -> None:
