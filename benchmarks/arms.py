@@ -7,6 +7,7 @@
     unmeasured   the same on a server with MOORING_READINGS=0: the cap without the readings
     unkept       the same on a server with MOORING_HISTORY=off: measured, and not kept
     sixteen      Mooring with 16 profiles of 15 axes, 16 different ones in a batch
+    hundred      Mooring with 128 profiles of 127 axes, asked for in turn
 
 All get the same options of vLLM and the same environment, but for the plugin. A server that nobody asks rests; how
 much CPU the resting ones take is part of every block.
@@ -32,7 +33,17 @@ START_LIMIT: Final = 600.0
 """Seconds."""
 PLUGIN: Final = "mooring"
 SET_HERE: Final = ("VLLM_", "MOORING_READINGS", "MOORING_HISTORY")
-MORE_PROFILES: Final = tuple(f"axis-{number:02d}" for number in range(1, 15))
+SLOTS: Final = {"sixteen": 16, "hundred": 128}
+"""Of servers with a profile file: `off`, `default`, and one profile for each further axis fill them."""
+
+
+def more_profiles(slots: int) -> list[str]:
+    """Those besides `off` and `default`; each has an axis of its own."""
+    return [f"axis-{number:02d}" for number in range(1, slots - 1)]
+
+
+def profile_file(slots: int) -> str:
+    return f"profiles-{slots}.yaml"
 
 
 class Arm(NamedTuple):
@@ -51,7 +62,7 @@ ARMS: Final = {
     "default": Arm("mooring", (None,)),
     "unmeasured": Arm("unmeasured", (None,)),
     "unkept": Arm("unkept", (None,)),
-    "sixteen": Arm("sixteen", ("off", None, *MORE_PROFILES)),
+    **{name: Arm(name, ("off", None, *more_profiles(slots))) for name, slots in SLOTS.items()},
 }
 BASELINE: Final = "stock"
 WITHOUT: Final = ("stock", "again")
@@ -72,7 +83,7 @@ class Subject(NamedTuple):
     axis: tuple[str, ...]
     """Options that name its axis."""
     profiles: Path
-    """Profile file for the arm `sixteen`."""
+    """Folder of the profile files for the servers in SLOTS."""
     kv_gib: int
 
 
@@ -164,7 +175,9 @@ def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]
     if name in WITHOUT:
         return [str(Path(__file__).with_name("stock_server.py")), subject.folder, *own]
     serve = ["-c", "from mooring_server.cli import main; main()", "serve", subject.served, *subject.axis]
-    return [*serve, *(["--profiles", str(subject.profiles)] if name == "sixteen" else []), *own]
+    if (slots := SLOTS.get(name)) is not None:
+        serve += ["--profiles", str(subject.profiles / profile_file(slots)), "--slots", str(slots)]
+    return [*serve, *own]
 
 
 def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
 
     python benchmarks/overhead.py --model demo|qwen3-0.6b-shape [--workload decode|prefill|both]
-                                  [--arms stock,again,off,default,unmeasured,sixteen] [--pairs 20]
+                                  [--arms stock,again,off,default,unmeasured,sixteen,hundred] [--pairs 20]
                                   [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
 Every arm's server (arms.py) is started, with the same options, compiled. Then one arm at a time gets a block of load
@@ -36,7 +36,7 @@ from typing import Any, Final
 
 import load
 import psutil
-from arms import ARMS, BASELINE, Server, Subject, servers, target
+from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, target
 from blocks import orders
 from load import CannotMeasure, Heard, Pass, Workload, percentiles
 from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
@@ -142,7 +142,7 @@ def _positive(kind: type) -> Any:
 def prepare(options: argparse.Namespace) -> Run:
     """Make what is served; nothing has been started yet."""
     folder = FOLDER / options.model
-    if options.model != "demo" or "sixteen" in options.arms:
+    if options.model != "demo" or set(options.arms) & set(SLOTS):
         make_stand_in(options.model, folder)
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of(options.model, folder)
@@ -163,13 +163,12 @@ def make_stand_in(model: str, folder: Path) -> None:
 
 
 def subject_of(model: str, folder: Path) -> Subject:
-    profiles = folder / "profiles.yaml"
     if model == "demo":
         words = vocabulary(demo.MODEL_DIR)
-        return Subject(model, str(demo.MODEL_DIR), "demo", default_of_demo(), words, (), profiles, 1)
+        return Subject(model, str(demo.MODEL_DIR), "demo", default_of_demo(), words, (), folder, 1)
     own, axis = folder / "model", ("--axis", str(folder / "axis.safetensors"))
     served = (*axis, "--axis-of-another-model")
-    return Subject(model, str(own), str(own), "default", vocabulary(own), served, profiles, 2)
+    return Subject(model, str(own), str(own), "default", vocabulary(own), served, folder, 2)
 
 
 def default_of_demo() -> str:

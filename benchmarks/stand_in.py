@@ -6,8 +6,9 @@ FOLDER then holds
     model/                  qwen3-0.6b-shape only: Qwen3-0.6B's configuration with random weights (seed 0), and a
                             tokenizer of the same 151936 entries. Speed depends on shapes and not on what they say.
     axis.safetensors        qwen3-0.6b-shape only: random unit directions that recommend the cap that is measured
-    axis-01 ... axis-14     14 more, each with its own directions, for the measurement with 16 profiles
-    profiles.yaml           `default`, and one profile for each of the 14
+    axis-01 ... axis-126    126 more, each with its own directions, for the measurements with 16 and 128 profiles
+    profiles-16.yaml        `default`, and one profile for each of the first 14
+    profiles-128.yaml       the same for all 126
     made.json               the layers, and by what the floors were found; written last
 
 Floors are the medians of the projections on each direction, read at every position of random prompts and of their
@@ -25,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
+from arms import SLOTS, more_profiles, profile_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
@@ -33,8 +35,8 @@ from mooring_axes.artifact import Axis, Recommended
 
 QWEN: Final = "qwen3-0.6b-shape"
 MADE: Final = "made.json"
-MORE_AXES: Final = 14
-"""With `off` and `default` they fill the 16 slots of a table."""
+MORE_AXES: Final = more_profiles(max(SLOTS.values()))
+"""Every profile beside `off` and `default` has the axis of its name."""
 PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 16, 64, 32
 """Of the calibration."""
 
@@ -110,15 +112,17 @@ def make_axes(model: Path, name: str, folder: Path) -> None:
     place = PLACES[name]
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
     depth, width = network.config.num_hidden_layers, network.config.hidden_size
-    directions = [random_directions(depth, width, seed) for seed in range(MORE_AXES + 1)]
+    directions = [random_directions(depth, width, seed) for seed in range(len(MORE_AXES) + 1)]
     projections = read_projections(network, np.stack(directions))
     axes = [make_axis(d, projections[i], name, place) for i, d in enumerate(directions)]
     own = axes[0] if name == QWEN else None
     if own is not None:
         own.save(folder / "axis.safetensors")
-    for number, axis in enumerate(axes[1:], 1):
-        axis.save(folder / f"axis-{number:02d}.safetensors")
-    (folder / "profiles.yaml").write_text(yaml.safe_dump(profile_file(place, own), sort_keys=False))
+    for named, axis in zip(MORE_AXES, axes[1:], strict=True):
+        axis.save(folder / f"{named}.safetensors")
+    for slots in SLOTS.values():
+        profiles = yaml.safe_dump(profiles_of(place, own, slots), sort_keys=False)
+        (folder / profile_file(slots)).write_text(profiles)
     (folder / MADE).write_text(json.dumps(facts(name, place), indent=2) + "\n")
 
 
@@ -174,13 +178,13 @@ def make_axis(
     )
 
 
-def profile_file(place: Capped, own: Axis | None) -> dict[str, Any]:
-    """15 profiles: the default one, and one for each further axis. `own` None: the demo, whose default is kept."""
+def profiles_of(place: Capped, own: Axis | None, slots: int) -> dict[str, Any]:
+    """The default profile, and one for each further axis. `own` None: the demo, whose default is kept."""
     layers = f"{place.layers.start}:{place.layers.stop}"
     floor = "default_p25" if own is None else "cap:half"
     more = [
-        {"name": f"axis-{i:02d}", "axis": f"axis-{i:02d}.safetensors", "layers": layers, "floor": "cap:half"}
-        for i in range(1, MORE_AXES + 1)
+        {"name": named, "axis": f"{named}.safetensors", "layers": layers, "floor": "cap:half"}
+        for named in more_profiles(slots)
     ]
     return {"default": "default", "profiles": [{"name": "default", "layers": layers, "floor": floor}, *more]}
 

@@ -23,6 +23,7 @@ import load
 import overhead
 import overhead_result
 import record
+import stand_in
 from load import CannotMeasure, Heard, Pass, Target, Workload
 
 DECODE = Workload("decode", 4, 5)
@@ -133,6 +134,14 @@ def test_a_target_is_met_by_numbers_alone(model: str, ratios: list[float], met: 
     assert not target["full_size"]
 
 
+@pytest.mark.parametrize(("ratio", "met"), [(0.985, True), (0.97, False)])
+def test_128_slots_are_held_against_one(ratio: float, met: bool) -> None:
+    run = made({"stock": [100.0] * 4, "default": [90.0] * 4, "hundred": [90.0 * ratio] * 4})
+    found = overhead_result.results(run, ["stock", "default", "hundred"], ["decode"])
+    _, target = overhead_result.targets("demo", found, 4, 30.0)
+    assert target["what"] == "tokens per second, hundred / default" and target["met"] is met
+
+
 def test_a_block_is_disturbed_where_others_took_much_of_the_machine() -> None:
     run = made({"stock": [1.0, 1.0]})
     run[1]["others_cpu_s"] = 4.0
@@ -235,11 +244,26 @@ def test_equal_seeds_ask_every_arm_the_same_and_no_prompt_comes_twice() -> None:
     assert json.loads(other[0].body)["vllm_xargs"] == {"mooring_profile": "off"}
 
 
-def test_sixteen_profiles_are_asked_for_in_turn() -> None:
-    arm = arms.ARMS["sixteen"]
-    asks = load.asks(Target("u", "m", 1000, arm.asked, arm.asked), DECODE, 32, (0,), streaming=False)
+@pytest.mark.parametrize(("name", "slots"), arms.SLOTS.items())
+def test_all_profiles_of_a_table_are_asked_for_in_turn(name: str, slots: int) -> None:
+    arm = arms.ARMS[name]
+    asks = load.asks(Target("u", "m", 1000, arm.asked, arm.asked), DECODE, 2 * slots, (0,), streaming=False)
     named = Counter(json.loads(ask.body).get("vllm_xargs", {}).get("mooring_profile") for ask in asks)
-    assert len(named) == 16 and set(named.values()) == {2}
+    assert len(named) == slots and set(named.values()) == {2}
+
+
+@pytest.mark.parametrize(("name", "slots"), arms.SLOTS.items())
+def test_a_server_of_many_profiles_gets_their_file_and_slots_for_them(name: str, slots: int) -> None:
+    command = arms.command_of(name, SUBJECT, [])
+    assert command[command.index("--profiles") + 1] == f"made/profiles-{slots}.yaml"
+    assert command[command.index("--slots") + 1] == str(slots)
+
+
+@pytest.mark.parametrize("slots", arms.SLOTS.values())
+def test_the_profile_files_fill_their_tables(slots: int) -> None:
+    written = stand_in.profiles_of(stand_in.PLACES[stand_in.QWEN], None, slots)["profiles"]
+    assert len({profile["name"] for profile in written}) == slots - 1  # and `off`
+    assert all(profile["axis"] == f"{profile['name']}.safetensors" for profile in written[1:])
 
 
 @pytest.mark.parametrize(
@@ -267,12 +291,12 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
 
 # --- servers -------------------------------------------------------------------------------------
 
-SUBJECT = arms.Subject("demo", "model", "demo", "strong", 1000, (), Path("profiles.yaml"), 1)
+SUBJECT = arms.Subject("demo", "model", "demo", "strong", 1000, (), Path("made"), 1)
 
 
 def test_all_servers_get_the_same_options_of_vllm() -> None:
     options = ["--max-model-len", "7"]
-    assert all(arms.command_of(name, SUBJECT, options)[-2:] == options for name in ("stock", "mooring", "sixteen"))
+    assert all(arms.command_of(name, SUBJECT, options)[-2:] == options for name in ("stock", "mooring", *arms.SLOTS))
 
 
 def test_the_stock_server_loads_nothing_of_mooring() -> None:
