@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import norms
 import pytest
 import torch
 import triton
@@ -47,15 +48,18 @@ class Built(NamedTuple):
     """Bytes per thread; what did not fit into registers."""
 
 
-def build(width: int, dtype: str, capability: int, folder: Path) -> Built:
-    block, names = triton.next_power_of_2(width), kernel._kernel.arg_names
-    constants = {"WIDTH": width, "BLOCK": block, "ONE_AXIS": False, "ONE_PLUS_WEIGHT": False, "EPS": 1e-6}
+def build(
+    width: int, dtype: str, capability: int, folder: Path, function: Any = kernel._kernel, **switches: bool
+) -> Built:
+    block, names = triton.next_power_of_2(width), function.arg_names
+    given = {"WIDTH": width, "BLOCK": block, "ONE_AXIS": False, "ONE_PLUS_WEIGHT": False, "EPS": 1e-6} | switches
+    constants = {name: value for name, value in given.items() if name in names}
     kinds = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(constants, "constexpr")
-    kinds |= dict.fromkeys(("axis_of_ptr", "slots_ptr"), "*i32")
-    kinds |= dict.fromkeys(("axes_ptr", "remaps_ptr", "projections_ptr"), "*fp32")
+    own = {"*i32": ("axis_of_ptr", "slots_ptr"), "*fp32": ("axes_ptr", "remaps_ptr", "projections_ptr")}
+    kinds |= {name: kind for kind, those in own.items() for name in those if name in names}
     places = {name: (place,) for place, name in enumerate(names)}
     aligned = {places[name]: [["tt.divisibility", 16]] for name, kind in kinds.items() if kind.startswith("*")}
-    source = ASTSource(kernel._kernel, kinds, {places[name]: value for name, value in constants.items()}, aligned)
+    source = ASTSource(function, kinds, {places[name]: value for name, value in constants.items()}, aligned)
     options = {"num_warps": kernel.warps_of(block), "enable_fp_fusion": True}
     made = triton.compile(source, GPUTarget("cuda", capability, 32), options).asm
     (folder / "kernel.cubin").write_bytes(made["cubin"])
@@ -81,6 +85,18 @@ def test_a_row_stays_in_registers_and_moves_16_bytes_at_a_time_past_one_barrier(
     axis = kernel.NUMBERS_PER_THREAD * 4 // 16
     assert len(re.findall(r"ld\.global\S*\.v4", built.ptx)) == 3 * words + axis  # x, residual, weight
     assert len(re.findall(r"st\.global\S*\.v4", built.ptx)) == 2 * words  # y and the capped residual
+
+
+@pytest.mark.parametrize("switches", [{"ONE_AXIS": True}, {"ONE_PLUS_WEIGHT": True}], ids=str)
+def test_tables_of_one_axis_and_gemmas_weight_are_no_heavier(switches: dict[str, bool], tmp_path: Path) -> None:
+    built = build(8192, "bf16", 90, tmp_path, **switches)
+    assert built.registers <= 64 and built.stack == 0 and built.ptx.count("bar.sync") == 1
+
+
+def test_the_plain_norm_that_it_is_measured_against_is_built_as_well_as_it(tmp_path: Path) -> None:
+    built = build(8192, "bf16", 90, tmp_path, norms._plain_kernel)
+    assert built.registers <= 64 and built.stack == 0 and built.ptx.count("bar.sync") == 1
+    assert len(re.findall(r"ld\.global\S*\.v4", built.ptx)) == 6
 
 
 def test_every_width_up_to_the_widest_has_a_thread_for_each_16_numbers() -> None:
