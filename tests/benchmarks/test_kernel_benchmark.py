@@ -70,7 +70,7 @@ def met(cells: list[Cell], stacks: list[StackCell] | None = None) -> dict[str, b
 
 
 def test_targets_are_judged_by_their_worst_cell() -> None:
-    assert met([cell()]) == {"ratio": True, "added": None, "mixed": False, "share": None}
+    assert met([cell()]) == {"ratio": True, "added": None, "mixed": None, "share": None}
     cells = [cell(), cell(hidden=8192, triton_one=10.6)]
     assert met(cells)["ratio"] is False
     (worst,) = [t for t in targets(cells, []) if t["what"].startswith("triton: of the plain norm's time")]
@@ -78,8 +78,13 @@ def test_targets_are_judged_by_their_worst_cell() -> None:
 
 
 def test_few_rows_are_judged_by_microseconds() -> None:
-    assert met([cell(rows=8)]) == {"ratio": None, "added": True, "mixed": False, "share": None}
+    assert met([cell(rows=8)]) == {"ratio": None, "added": True, "mixed": None, "share": None}
     assert met([cell(rows=8, triton_one=12.0)])["added"] is False
+
+
+def test_mixed_slots_are_judged_where_there_is_a_row_for_each() -> None:
+    assert met([cell(rows=128)])["mixed"] is False
+    assert met([cell(rows=128, triton_many=10.3)])["mixed"] is True
 
 
 def test_a_stack_is_judged_by_its_share() -> None:
@@ -125,7 +130,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield use
 
 
-ASKED = ["--rows", "8,64", "--hidden", "1024", "--rounds", "4", "--stack", "none"]
+ASKED = ["--rows", "8,256", "--hidden", "1024", "--rounds", "4", "--stack", "none"]
 
 
 def test_a_run_ends_with_its_card_and_one_line_of_json(
@@ -136,8 +141,8 @@ def test_a_run_ends_with_its_card_and_one_line_of_json(
     told = capsys.readouterr().out
     result = json.loads(told.splitlines()[-1])
     assert result == json.loads((tmp_path / "r.json").read_text())
-    assert result["partial"] is False and [c["rows"] for c in result["cells"]] == [8, 64]
-    assert "| 64 | 10.00 | 11.00 |" in told and "## Targets" in told and "**NOT MET**" in told
+    assert result["partial"] is False and [c["rows"] for c in result["cells"]] == [8, 256]
+    assert "| 256 | 10.00 | 11.00 |" in told and "## Targets" in told and "**NOT MET**" in told
     assert "faster than Inductor's fusion in 2 of 2" in told
 
 
