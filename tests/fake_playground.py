@@ -31,6 +31,7 @@ DIGEST: Final = "0123456789abcdef" * 4
 @dataclass
 class FakeServer(Fake):
     profiles: tuple[str, ...] = tuple(FLOORS)
+    not_selectable: tuple[str, ...] = ()
     key: str | None = None
     model: str = "fake"
     tokens_per_frame: int = 1
@@ -77,7 +78,8 @@ class FakeServer(Fake):
     def _profile(self, name: str) -> dict[str, Any]:
         remaps = {str(layer): {"scale": 1.0, "shift": 0.0, "floor": floor, "ceiling": None}
                   for layer, floor in FLOORS.get(name, {}).items()}  # fmt: skip
-        return {"name": name, "default": name == self.profiles[-1], "selectable": True, "positions": "all",
+        selectable = name not in self.not_selectable
+        return {"name": name, "default": name == self.profiles[-1], "selectable": selectable, "positions": "all",
                 "digest": "", "axis": DIGEST, "layers": remaps}  # fmt: skip
 
     async def told_axis(self, request: Request) -> Response:

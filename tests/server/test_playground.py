@@ -142,6 +142,16 @@ def test_one_message_goes_to_both_profiles_and_each_keeps_its_own_history(fake: 
     assert len({body["session_id"] for body in fake.bodies}) == 2
 
 
+def test_a_default_that_may_not_be_asked_for_is_not_named(opened: Opens) -> None:
+    with served(FakeServer(not_selectable=("off", "strong"))) as fake:
+        page = opened(fake)
+        expect(page.get_by_label("Left profile").locator("option")).to_have_text(["calm", "strong (default)"])
+        expect(page.get_by_label("Right profile")).to_have_value("calm")
+        say(page, "one")
+        asked = {body["vllm_xargs"].get("mooring_profile") for body in fake.bodies}
+        assert asked == {None, "calm"}
+
+
 def test_the_numbers_on_the_page_are_those_of_the_replies(fake: FakeServer, opened: Opens) -> None:
     page = opened(fake)
     for text in ("one", "two", "three"):
