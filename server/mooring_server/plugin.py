@@ -1,6 +1,6 @@
 """vLLM's `endpoint_plugins` entry point: the last checks before the port opens.
 
-One of the three files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
+One of the files that may name vLLM's internals (0.32.0); tests/hooks/test_pins.py fails when they move.
 
     attach_router   the middleware goes in here: inside authentication, where --middleware would not be; our routes
 

@@ -48,7 +48,7 @@ def test_the_report_has_a_line_for_every_step(tmp_path: Path, stand_in: Path) ->
     done = check(tmp_path, python=stand_in)
     assert done.returncode == 0, done.stderr
     lines = re.findall(r"^\| (\w+) \| ok \| \d+ \|$", done.stdout, re.MULTILINE)
-    assert lines == ["doctor", "kernel", "parity", "batching", "selftest", "hub", "overhead"]
+    assert lines == ["doctor", "kernel", "parity", "batching", "selftest", "hub", "overhead", "kernelspeed"]
     assert "- NVIDIA H200, 580.1, 143771 MiB" in done.stdout and done.stdout.count("12 passed") >= len(lines)
     assert done.stdout.endswith((tmp_path / "out" / "report.md").read_text())
 

@@ -1,9 +1,11 @@
 """Whatever the scheduler does to a request, its tokens and its cap stay the same.
 
 One start with a small token budget (64) and a small KV cache (24 blocks of 32), so that prompts are chunked and
-requests are preempted; prefix caching is on.
+requests are preempted; prefix caching is on. test_runner_v2.py runs this file again on vLLM's V2 model runner: what
+equals the replay on both is equal.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,6 +178,58 @@ def test_a_neighbour_that_nobody_measures_costs_no_reading(bench: Bench) -> None
         finished |= {output.request_id: output for output in engine.step() if output.finished}
     finished["mixed-1"].rows = [bench.engine.rows(ticket.number, 6)]
     equal_the_replay(bench, [finished["mixed-1"]], ["all"])
+
+
+# --- what CUDA graphs ask for --------------------------------------------------------------------
+
+
+def addresses(bench: Bench) -> dict[tuple[int, str], int]:
+    """Where everything lies that the graph reads or writes for the cap."""
+    sites = bench.engine.worker.capping.sites
+    return {(s.layer, name): buffer.data_ptr() for s in sites for name, buffer in s.module.named_buffers()}
+
+
+def test_the_runner_is_the_one_that_was_asked_for(bench: Bench) -> None:
+    v2 = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+    worker = bench.engine.worker
+    assert (type(worker.capping.runner).__name__, worker.vllm_config.use_v2_model_runner) == (
+        ("RunnerV2", True) if v2 else ("RunnerV1", False)
+    )
+    assert worker.vllm_config.scheduler_config.async_scheduling == v2
+
+
+def test_what_the_graph_reads_and_writes_keeps_its_address(bench: Bench) -> None:
+    """A captured graph is replayed with the addresses of its capture."""
+    before, worker = addresses(bench), bench.engine.worker
+    assert {pointer for (_, name), pointer in before.items() if name == "mooring_rows"} == {
+        worker.capping.rows.data_ptr()
+    }
+    for names in ("off", "all", ["off", "several", "response"] * 3):
+        bench.engine.answer(TEXTS if isinstance(names, list) else TEXTS[:2], names, max_tokens=3)
+    worker.sleep(1)
+    worker.wake_up()
+    worker.reload_weights()
+    assert addresses(bench) == before
+
+
+def test_warm_up_and_dummy_runs_leave_no_reading(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, sent = bench.engine.worker, []
+    monkeypatch.setattr(worker.capping.readings, "_send", lambda *args: sent.append(args))
+    worker.capping.watch.begin("")  # every request there is
+    worker.compile_or_warm_up_model()
+    shapes = [dummy.shape for dummy in worker.capping.runner.dummies(16) if dummy.run() is not None]
+    assert shapes == ["mixed", "decode"]
+    assert worker.capping.watch.end("") == {} and not sent
+    if worker.vllm_config.use_v2_model_runner:  # V2 also warms up with requests as if from a client
+        from vllm.v1.core.sched.output import SchedulerOutput
+        from vllm.v1.worker.gpu.warmup import run_mixed_prefill_decode_warmup
+
+        done = SchedulerOutput.make_empty()
+        done.finished_req_ids = set(worker.model_runner.req_states.req_id_to_index)
+        worker.execute_model(done)
+        worker.capping.watch.begin("_v2_mixed_warmup_")
+        assert run_mixed_prefill_decode_warmup(worker.model_runner, worker.execute_model, worker.sample_tokens, 40)
+        assert len(worker.capping.watch.end("_v2_mixed_warmup_")) == 2 and not sent
 
 
 # --- isolation -----------------------------------------------------------------------------------

@@ -105,7 +105,6 @@ def supported() -> Any:
         kv_transfer_config=None,
         speculative_config=None,
         scheduler_config=SimpleNamespace(async_scheduling=True),
-        use_v2_model_runner=False,
     )
 
 
@@ -127,7 +126,8 @@ def test_a_plain_configuration_is_served() -> None:
         ("cache_config.kv_sharing_fast_prefill", True, "kv-sharing-fast-prefill"),
         ("kv_transfer_config", object(), "KV connector"),
         ("speculative_config", object(), "speculative decoding under async scheduling"),
-        ("use_v2_model_runner", True, "V2 model runner"),
+        ("speculative_config", SimpleNamespace(enable_adaptive_verification=True), "drafts whose rows are dealt out"),
+        ("parallel_config.decode_context_parallel_size", 2, "decode context parallelism"),
         ("model_config.runner_type", "pooling", "pooling runner"),
         ("model_config.is_hybrid", True, "recurrent state"),
         ("model_config.is_encoder_decoder", True, "encoder-decoder"),
@@ -157,10 +157,42 @@ def test_an_environment_that_is_not_proven_is_refused(variable: str, monkeypatch
         refuse_unsupported(supported())
 
 
-def test_another_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm.__version__", "0.33.0")
-    with pytest.raises(CannotServe, match="vLLM 0.33.0 .Mooring is made for 0.32.0"):
+def test_another_vllm_is_refused_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.__version__", "0.33.0+cu130")
+    with pytest.raises(CannotServe, match="vLLM 0.33.0 was found, and Mooring is made for 0.32.0"):
         refuse_unsupported(supported())
+    monkeypatch.setenv("MOORING_ALLOW_VLLM", "0.33.0")
+    refuse_unsupported(supported())
+
+
+def cuda(capability: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch, triton: bool = True) -> None:
+    platform = SimpleNamespace(
+        is_cuda=lambda: True, get_device_capability=lambda: capability, get_device_name=lambda: "a GPU"
+    )
+    monkeypatch.setattr("vllm.platforms.current_platform", platform)
+    monkeypatch.setattr("vllm.triton_utils.HAS_TRITON", triton)
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "named"),
+    [
+        ((9, 0), False, "a GPU: Triton is missing"),
+        ((7, 5), True, "a GPU: its compute capability is 7.5, and Triton compiles for 8.0"),
+        (None, True, "its compute capability is unknown"),
+    ],
+)
+def test_a_device_that_the_capped_graph_cannot_be_compiled_for_is_refused(
+    capability: Any, triton: bool, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda(capability, monkeypatch, triton)
+    with pytest.raises(CannotServe, match=named):
+        refuse_unsupported(supported())
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (10, 0)])
+def test_newer_devices_are_served(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda(capability, monkeypatch)
+    refuse_unsupported(supported())
 
 
 def test_vllms_compile_cache_key_follows_the_table() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mooring_hooks.rows import Batch, BlockLedger, ForeignBlock, SlotRows
+from mooring_hooks.rows import Batch, BlockLedger, BlockTable, ForeignBlock, SlotRows
 from mooring_hooks.table import ProfileEntry, Settings
 
 OFF, CAPPED, RESPONSE, TWIN = range(4)
@@ -19,6 +19,16 @@ def settings() -> Settings:
 def batch(*requests: tuple[int, int, int, int]) -> Batch:
     """Requests as (slot, prompt length, computed, scheduled)."""
     return Batch(*(np.array(column, np.int64) for column in zip(*requests, strict=True)))
+
+
+def blocks(*ids: int) -> BlockTable:
+    """Of the one request of a batch, in a runner that knows another one before it; blocks of 4."""
+    table = np.array([[99] * len(ids), ids], np.int32)
+    return BlockTable(block_size=4, ids=table, of=np.array([1]))
+
+
+def check(ledger: BlockLedger, slot: int, prompt_length: int, computed: int, *ids: int) -> None:
+    ledger.check("a", 0, batch((slot, prompt_length, computed, 1)), blocks(*ids))
 
 
 def test_every_row_has_the_slot_of_its_request(settings: Settings) -> None:
@@ -38,16 +48,16 @@ def test_positions_follow_each_request(settings: Settings) -> None:
 @pytest.fixture
 def ledger(settings: Settings) -> BlockLedger:
     """Blocks of 4: block 5 written uncapped, 6 capped, 7 by a response profile (2 prompt, 2 generated)."""
-    ledger, rows = BlockLedger(settings, block_size=4), SlotRows(settings)
+    ledger, rows = BlockLedger(settings), SlotRows(settings)
     for slot, prompt, block in ((OFF, 4, 5), (CAPPED, 4, 6), (RESPONSE, 2, 7)):
         step = batch((slot, prompt, 0, 4))
-        ledger.write(step, rows.of(step), np.array([[block]], np.int32))
+        ledger.write(step, rows.of(step), blocks(block))
     return ledger
 
 
 @pytest.mark.parametrize(("slot", "block"), [(OFF, 5), (CAPPED, 6), (TWIN, 6), (RESPONSE, 5)])
 def test_blocks_of_the_same_content_may_be_read(ledger: BlockLedger, slot: int, block: int) -> None:
-    ledger.check("a", slot, prompt_length=8, computed=4, blocks=np.array([block], np.int32))
+    check(ledger, slot, 8, 4, block)
 
 
 @pytest.mark.parametrize(
@@ -57,24 +67,24 @@ def test_blocks_of_the_same_content_may_be_read(ledger: BlockLedger, slot: int, 
 )  # fmt: skip
 def test_a_foreign_block_is_refused_by_name(ledger: BlockLedger, slot: int, block: int, names: str) -> None:
     with pytest.raises(ForeignBlock, match=names):
-        ledger.check("a", slot, prompt_length=8, computed=4, blocks=np.array([block], np.int32))
+        check(ledger, slot, 8, 4, block)
 
 
 def test_a_resumed_response_finds_its_own_generated_blocks(ledger: BlockLedger) -> None:
-    ledger.check("a", RESPONSE, prompt_length=2, computed=4, blocks=np.array([7], np.int32))
+    check(ledger, RESPONSE, 2, 4, 7)
 
 
 def test_the_null_block_is_nobodys(ledger: BlockLedger) -> None:
-    ledger.check("a", CAPPED, prompt_length=8, computed=8, blocks=np.array([0, 6], np.int32))
+    check(ledger, CAPPED, 8, 8, 0, 6)
 
 
 def test_a_block_that_is_written_again_changes_hands(ledger: BlockLedger, settings: Settings) -> None:
     step = batch((CAPPED, 4, 0, 4))
-    ledger.write(step, SlotRows(settings).of(step), np.array([[5]], np.int32))
-    ledger.check("a", CAPPED, prompt_length=8, computed=4, blocks=np.array([5], np.int32))
+    ledger.write(step, SlotRows(settings).of(step), blocks(5))
+    check(ledger, CAPPED, 8, 4, 5)
 
 
 def test_block_numbers_beyond_the_first_thousand_fit(ledger: BlockLedger, settings: Settings) -> None:
     step = batch((CAPPED, 4, 0, 4))
-    ledger.write(step, SlotRows(settings).of(step), np.array([[70_000]], np.int32))
-    ledger.check("a", CAPPED, prompt_length=8, computed=4, blocks=np.array([70_000], np.int32))
+    ledger.write(step, SlotRows(settings).of(step), blocks(70_000))
+    check(ledger, CAPPED, 8, 4, 70_000)

@@ -86,7 +86,7 @@ def test_a_site_disabled_while_serving_is_found_by_the_next_self_test(tiny_model
     engine.worker.mooring_selftest()
     for site, table in zip(engine.worker.capping.sites, before, strict=True):
         assert torch.equal(site.module.mooring_remaps, table)
-    assert not engine.worker.capping.device_rows.any()
+    assert not engine.worker.capping.rows.any()
     engine.worker.mooring_agree(engine.settings.to_json())
     with pytest.raises(ValueError, match="this worker has capping table .*, the server 0000"):
         engine.worker.mooring_agree(engine.settings.to_json() | {"table": "0" * 64})

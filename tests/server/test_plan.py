@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -202,10 +203,46 @@ def test_a_flag_that_would_take_the_cap_away_is_refused(flag: str) -> None:
         plan("demo", flag)
 
 
-@pytest.mark.parametrize("variable", ["VLLM_USE_V2_MODEL_RUNNER", "VLLM_USE_RUST_FRONTEND"])
-def test_an_environment_that_would_take_the_cap_away_is_refused(variable: str) -> None:
-    with pytest.raises(CannotServe, match=variable):
-        plan("demo", **{variable: "1"})
+def test_a_front_end_without_moorings_checks_is_refused() -> None:
+    with pytest.raises(CannotServe, match="VLLM_USE_RUST_FRONTEND is set"):
+        plan("demo", VLLM_USE_RUST_FRONTEND="1")
+
+
+def test_on_a_cpu_v1_serves_and_v2_is_refused() -> None:
+    assert plan("demo").environment["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    with pytest.raises(CannotServe, match="VLLM_USE_V2_MODEL_RUNNER is set, and V2 needs Triton"):
+        plan("demo", VLLM_USE_V2_MODEL_RUNNER="1")
+
+
+@pytest.mark.parametrize("given", [{}, {"VLLM_USE_V2_MODEL_RUNNER": "0"}, {"VLLM_USE_V2_MODEL_RUNNER": "1"}])
+def test_on_cuda_the_runner_is_vllms_or_the_operators_choice(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_server.plan._is_cpu_build", lambda: False)
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in plan("demo", **given).environment
+
+
+def installed_vllm(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"vllm": [SimpleNamespace(version=version)]}
+    monkeypatch.setattr("mooring_server.plan.distributions", lambda name: iter(found.get(name, [])))
+
+
+def test_another_vllm_is_refused_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed_vllm("0.33.0", monkeypatch)
+    with pytest.raises(CannotServe, match="vLLM 0.33.0 was found(.|\n)*pins.py 0.33.0(.|\n)*MOORING_ALLOW_VLLM=0.33.0"):
+        plan("demo")
+    with pytest.raises(CannotServe, match="vLLM 0.33.0 was found"):
+        plan("demo", MOORING_ALLOW_VLLM="0.33.1")
+
+
+def test_another_vllm_that_is_named_is_tried_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed_vllm("0.33.0", monkeypatch)
+    assert any("0.33.0 is used because" in note for note in plan("demo", MOORING_ALLOW_VLLM="0.33.0").notes)
+
+
+def test_a_machine_without_vllm_can_still_print_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mooring_server.plan.distributions", lambda name: iter(()))
+    assert "vllm serve" in plan("demo").command()
 
 
 def test_the_kernel_is_part_of_what_every_process_agrees_on() -> None:

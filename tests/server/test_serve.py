@@ -60,7 +60,7 @@ def test_the_start_says_what_it_does_and_what_to_try(server: Server) -> None:
     while "ready on" not in server.log and time.monotonic() < deadline:
         time.sleep(0.1)
     lines = [line for line in server.log.splitlines() if line.startswith("mooring: ")]
-    for expected in ("serving demo", "V1 model runner", "importing vLLM", "starting the engine", "capping after layers",
+    for expected in ("serving demo", "importing vLLM", "starting the engine", "capping after layers",
                      "self-test passed", "real requests", "ready on"):  # fmt: skip
         assert any(expected in line for line in lines), expected
 
