@@ -34,11 +34,13 @@ START_LIMIT: Final = 600.0
 PLUGIN: Final = "mooring"
 SET_HERE: Final = ("VLLM_", "MOORING_READINGS", "MOORING_HISTORY")
 SLOTS: Final = {"sixteen": 16, "hundred": 128}
-"""Of servers with a profile file: `off`, `default`, and one profile for each further axis fill them."""
+"""Of servers with a profile file: `off`, DEFAULT, and one profile for each further axis fill them."""
+DEFAULT: Final = "default"
+"""What a profile file's default is called."""
 
 
 def more_profiles(slots: int) -> list[str]:
-    """Those besides `off` and `default`; each has an axis of its own."""
+    """Those besides `off` and DEFAULT; each has an axis of its own."""
     return [f"axis-{number:02d}" for number in range(1, slots - 1)]
 
 
@@ -78,7 +80,7 @@ class Subject(NamedTuple):
     served: str
     """What `mooring serve` is given."""
     default: str
-    """Its default profile."""
+    """Its default profile, where no profile file is given."""
     vocabulary: int
     axis: tuple[str, ...]
     """Options that name its axis."""
@@ -202,7 +204,8 @@ def target(arm: str, subject: Subject, server: Server) -> Target:
     """Where an arm's requests go."""
     asked = ARMS[arm].asked
     without = ARMS[arm].server in WITHOUT
-    answered = [None if without else profile or subject.default for profile in asked]
+    default = DEFAULT if ARMS[arm].server in SLOTS else subject.default
+    answered = [None if without else profile or default for profile in asked]
     return Target(server.url, subject.name, subject.vocabulary, asked, answered)
 
 

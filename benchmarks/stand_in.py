@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
-from arms import SLOTS, more_profiles, profile_file
+from arms import DEFAULT, SLOTS, more_profiles, profile_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
@@ -186,7 +186,7 @@ def profiles_of(place: Capped, own: Axis | None, slots: int) -> dict[str, Any]:
         {"name": named, "axis": f"{named}.safetensors", "layers": layers, "floor": "cap:half"}
         for named in more_profiles(slots)
     ]
-    return {"default": "default", "profiles": [{"name": "default", "layers": layers, "floor": floor}, *more]}
+    return {"default": DEFAULT, "profiles": [{"name": DEFAULT, "layers": layers, "floor": floor}, *more]}
 
 
 def facts(name: str, place: Capped) -> dict[str, Any]:

@@ -259,6 +259,13 @@ def test_a_server_of_many_profiles_gets_their_file_and_slots_for_them(name: str,
     assert command[command.index("--slots") + 1] == str(slots)
 
 
+def test_a_request_that_names_none_runs_under_the_default_of_its_server(tmp_path: Path) -> None:
+    server = arms.Server("any", [], {}, tmp_path / "log")
+    answered = {arm: arms.target(arm, SUBJECT, server).answered for arm in ("stock", "off", "default", "hundred")}
+    assert (answered["stock"], answered["off"], answered["default"]) == ([None], ["off"], ["strong"])
+    assert answered["hundred"][:3] == ["off", "default", "axis-01"]
+
+
 @pytest.mark.parametrize("slots", arms.SLOTS.values())
 def test_the_profile_files_fill_their_tables(slots: int) -> None:
     written = stand_in.profiles_of(stand_in.PLACES[stand_in.QWEN], None, slots)["profiles"]
