@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from mooring_server.history.queries import SessionQuery
-from mooring_server.history.store import Row, Store
+from mooring_server.history.store import Store
 from mooring_server.record import Record
 
 PLAIN: dict[str, Any] = {
@@ -42,7 +42,7 @@ def record(**different: Any) -> Record:
 def append(store: Store, records: Iterable[Record], writer: int = 1, first: int = 0) -> None:
     """As a writer of that name would, in one batch."""
     with store.appending() as connection:
-        store.insert(connection, [Row.of(each, writer, number) for number, each in enumerate(records, first)])
+        store.insert(connection, [store.row(each, writer, number) for number, each in enumerate(records, first)])
 
 
 def all_sessions(store: Store, **query: Any) -> list[dict[str, Any]]:

@@ -5,12 +5,16 @@ nothing for ten seconds is given up.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final, cast
+
+import msgspec
 
 from mooring_axes.errors import CannotServe
 from mooring_server.history import schema
 from mooring_server.history.location import without_password
 from mooring_server.history.store import ROW, Connection, Store
+from mooring_server.record import Record
 
 try:
     import psycopg
@@ -30,11 +34,11 @@ _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _COLUMNS: Final = ", ".join(ROW)
 _INSERT: Final = f"""
 INSERT INTO mooring_turns ({_COLUMNS})
-SELECT {_COLUMNS} FROM json_populate_recordset(NULL::mooring_turns, :batch)
+SELECT {_COLUMNS} FROM json_populate_recordset(NULL::mooring_turns, %s)
 ORDER BY number
 ON CONFLICT (writer, number) DO NOTHING
 """
-# Once per batch and session: a row that is updated often in one transaction gets slower each time. Sorted: two
+# Once per statement and session: a row that is updated often in one transaction gets slower each time. Sorted: two
 # batches that count the same sessions in different orders would wait for each other for ever.
 _COUNT_TURNS: Final = """
 CREATE FUNCTION mooring_count_turns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -59,7 +63,6 @@ class PostgresStore(Store):
         trigger=(_COUNT_TURNS, _TRIGGER),
     )
     table_exists = "SELECT 1 WHERE to_regclass('mooring_schema') IS NOT NULL"
-    insert_batch = _INSERT
     begin_append = ("BEGIN", f"SELECT pg_advisory_xact_lock_shared({_LOCK})")
     begin_change = ("BEGIN", f"SELECT pg_advisory_xact_lock({_LOCK})")
 
@@ -68,7 +71,7 @@ class PostgresStore(Store):
         self._url, self.name = url, without_password(url)
         if psycopg is None:
             raise CannotServe("a history in PostgreSQL needs a driver: pip install 'mooring[postgres]'")
-        self.bad_rows = (psycopg.DataError, psycopg.IntegrityError, OverflowError)
+        self.bad_rows = (psycopg.DataError, psycopg.IntegrityError)
 
     def open(self) -> int:
         try:
@@ -86,6 +89,12 @@ class PostgresStore(Store):
 
     def sql(self, statement: str) -> str:
         return _PARAMETER.sub(r"%(\1)s", statement)
+
+    def pack(self, record: Record, writer: int, number: int) -> bytes:
+        return b'{"writer":%d,"number":%d,' % (writer, number) + msgspec.json.encode(record)[1:]
+
+    def insert_some(self, connection: Connection, packed: Sequence[bytes]) -> None:
+        connection.execute(_INSERT, ((b"[%s]" % b",".join(packed)).decode(),))
 
     def refuse_strangers(self, connection: Connection) -> None:
         """The names of our tables are ours alone."""

@@ -7,20 +7,24 @@ is overwritten with zeros. The log needs a local disk: SQLite's locks do not hol
 
 import os
 import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from math import isfinite
+from operator import attrgetter
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
+
+import msgspec
 
 from mooring_axes.errors import CannotServe
 from mooring_server.history import schema
 from mooring_server.history.store import ROW, Connection, Store
+from mooring_server.record import Record
 
 BUSY: Final = 5.0
 """Seconds to wait for another process's turn at writing."""
-_INSERT: Final = f"""
-INSERT INTO mooring_turns ({", ".join(ROW)})
-SELECT {", ".join(f"json_extract(value, '$.{name}')" for name in ROW)} FROM json_each(:batch) WHERE true
-ON CONFLICT (writer, number) DO NOTHING
-"""
+_ROW: Final = f"({', '.join('?' * len(ROW))})"
+_plain = attrgetter(*schema.TURN[:-1])
 _TRIGGER: Final = """
 CREATE TRIGGER mooring_count_turn AFTER INSERT ON mooring_turns WHEN NEW.session <> '' BEGIN
     {count}
@@ -37,9 +41,8 @@ class SqliteStore(Store):
         serial="INTEGER PRIMARY KEY AUTOINCREMENT",
         trigger=(_TRIGGER,),
     )
-    bad_rows = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+    bad_rows = (sqlite3.DataError, sqlite3.IntegrityError, UnicodeError, OverflowError)
     table_exists = "SELECT 1 FROM sqlite_master WHERE name = 'mooring_schema'"
-    insert_batch = _INSERT
     begin_append = begin_change = ("BEGIN IMMEDIATE",)
 
     def __init__(self, path: Path) -> None:
@@ -80,6 +83,19 @@ class SqliteStore(Store):
             self._file = _identity(self.path)
             return connection
         return self._kept
+
+    def pack(self, record: Record, writer: int, number: int) -> tuple[Any, ...]:
+        *plain, projection, drift, lift, complete, finished = _plain(record)
+        numbers = (value if value is not None and isfinite(value) else None for value in (projection, drift, lift))
+        layers = msgspec.json.encode(record.layers).decode()
+        return (writer, number, *plain, *numbers, complete, finished, layers)
+
+    def insert_some(self, connection: Connection, packed: Sequence[tuple[Any, ...]]) -> None:
+        connection.execute(
+            f"INSERT INTO mooring_turns ({', '.join(ROW)}) VALUES {', '.join([_ROW] * len(packed))} "
+            "ON CONFLICT (writer, number) DO NOTHING",
+            tuple(chain.from_iterable(packed)),
+        )
 
     def refuse_strangers(self, connection: Connection) -> None:
         if connection.execute("SELECT 1 FROM sqlite_master").fetchall():

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
-import msgspec
-
 from mooring_axes.errors import CannotServe
 from mooring_server.history import schema
 from mooring_server.history.queries import Filter, Page, SessionQuery, session_list, turn_list
@@ -20,22 +18,18 @@ from mooring_server.record import Record
 
 REMEMBER_ERASED: Final = 7 * 86400.0
 """Seconds for which a queue somewhere may still hold turns of an erased session."""
+AT_ONCE: Final = 100
+"""Rows of a statement: handing over 1,000 holds the interpreter, and so the event loop, for milliseconds."""
 ROW: Final = ("writer", "number", *schema.TURN)
 
 
 class Row(NamedTuple):
-    """A record on its way. It is encoded at once: 600 bytes rather than thousands, and nothing left for a thread to
-    do that would keep the interpreter from the event loop."""
+    """A record on its way."""
 
     session: str
     at: float
-    json: bytes
-    """An object of ROW: (writer, number) tells it from every other."""
-
-    @classmethod
-    def of(cls, record: Record, writer: int, number: int) -> "Row":
-        name = b'{"writer":%d,"number":%d,' % (writer, number)
-        return cls(record.session, record.at, name + msgspec.json.encode(record)[1:])
+    packed: Any
+    """What its store's `pack` made of it, when it came: little is left for a thread that takes the interpreter."""
 
 
 class Cursor(Protocol):
@@ -61,8 +55,6 @@ class Store(ABC):
     bad_rows: tuple[type[Exception], ...]
     """What is raised for values that no retry makes storable."""
     table_exists: ClassVar[str]
-    insert_batch: ClassVar[str]
-    """Insert the objects of the JSON array :batch."""
     begin_append: ClassVar[tuple[str, ...]]
     begin_change: ClassVar[tuple[str, ...]]
     """Begin a transaction that no append runs beside: so no turn slips past an erasure or a recount."""
@@ -73,10 +65,23 @@ class Store(ABC):
     @abstractmethod
     def connect(self, readonly: bool = False) -> Connection: ...
 
+    def row(self, record: Record, writer: int, number: int) -> Row:
+        """(writer, number) tells it from every other."""
+        return Row(record.session, record.at, self.pack(record, writer, number))
+
     def insert(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """In one statement, during which the interpreter is free. Rows that are there already are left out."""
-        batch = b"[%s]" % b",".join(row.json for row in rows)
-        connection.execute(self.sql(self.insert_batch), {"batch": batch.decode()})
+        """Rows that are there already are left out."""
+        packed = [row.packed for row in rows]
+        for first in range(0, len(packed), AT_ONCE):
+            self.insert_some(connection, packed[first : first + AT_ONCE])
+
+    @abstractmethod
+    def pack(self, record: Record, writer: int, number: int) -> Any:
+        """As `insert_some` takes it; on the event loop."""
+
+    @abstractmethod
+    def insert_some(self, connection: Connection, packed: Sequence[Any]) -> None:
+        """In one statement, while which runs the interpreter is free."""
 
     @abstractmethod
     def refuse_strangers(self, connection: Connection) -> None:

@@ -58,7 +58,7 @@ class Writer:
         if len(self._queue) >= self._most:
             metrics.HISTORY_ROWS_LOST.inc()
             return
-        self._queue.append(Row.of(record, self._name, next(self._numbers)))
+        self._queue.append(self._store.row(record, self._name, next(self._numbers)))
         if len(self._queue) >= BATCH and not self._wake.is_set():
             self._wake.set()
 
