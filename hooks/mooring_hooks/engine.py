@@ -211,8 +211,8 @@ def refuse_unsupported(config: Any) -> None:
         "(add --no-async-scheduling)": (
             config.speculative_config is not None and bool(config.scheduler_config.async_scheduling)
         ),
-        "drafts whose rows are dealt out on the device (leave out enable_adaptive_verification)": (
-            getattr(config.speculative_config, "enable_adaptive_verification", False)
+        "speculative decoding on the V2 model runner, which is not proven yet (set VLLM_USE_V2_MODEL_RUNNER=0)": (
+            config.speculative_config is not None and config.use_v2_model_runner
         ),
         "a model with recurrent state": model.is_hybrid,
         "an encoder-decoder model": model.is_encoder_decoder,

@@ -105,6 +105,7 @@ def supported() -> Any:
         kv_transfer_config=None,
         speculative_config=None,
         scheduler_config=SimpleNamespace(async_scheduling=True),
+        use_v2_model_runner=False,
     )
 
 
@@ -126,7 +127,6 @@ def test_a_plain_configuration_is_served() -> None:
         ("cache_config.kv_sharing_fast_prefill", True, "kv-sharing-fast-prefill"),
         ("kv_transfer_config", object(), "KV connector"),
         ("speculative_config", object(), "speculative decoding under async scheduling"),
-        ("speculative_config", SimpleNamespace(enable_adaptive_verification=True), "drafts whose rows are dealt out"),
         ("parallel_config.decode_context_parallel_size", 2, "decode context parallelism"),
         ("model_config.runner_type", "pooling", "pooling runner"),
         ("model_config.is_hybrid", True, "recurrent state"),
@@ -137,6 +137,15 @@ def test_a_mode_whose_rows_are_not_the_batchs_is_refused_by_name(path: str, valu
     config = supported()
     change(config, path, value)
     with pytest.raises(CannotServe, match=named):
+        refuse_unsupported(config)
+
+
+def test_drafts_are_served_by_v1_alone_and_without_async_scheduling() -> None:
+    config = supported()
+    config.speculative_config, config.scheduler_config.async_scheduling = object(), False
+    refuse_unsupported(config)
+    config.use_v2_model_runner = True
+    with pytest.raises(CannotServe, match="speculative decoding on the V2 model runner(.|\n)*RUNNER=0"):
         refuse_unsupported(config)
 
 
