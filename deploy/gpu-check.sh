@@ -2,7 +2,8 @@
 # Show on a machine with an NVIDIA GPU what no machine without one can: that Mooring caps there, and what it costs.
 #
 #   deploy/gpu-check.sh                 everything, 20 to 60 minutes
-#   deploy/gpu-check.sh STEP...         only these: doctor kernel parity batching selftest hub overhead kernelspeed
+#   deploy/gpu-check.sh STEP...         only these: doctor kernel parity batching selftest v2 hub overhead
+#                                       kernelspeed
 #
 #   PYTHON=python3                      an interpreter with vLLM 0.32.0 (CUDA); Mooring is installed beside it
 #   MOORING_HUB_MODEL=Qwen/Qwen3-0.6B   for `hub`: a model of that shape, which is downloaded
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/.." || exit 2
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-gpu-check}
 VLLM=0.32.0
-ALL=(doctor kernel parity batching selftest hub overhead kernelspeed)
+ALL=(doctor kernel parity batching selftest v2 hub overhead kernelspeed)
 REPORT=$OUT/report.md
 failed=0
 
@@ -32,6 +33,7 @@ step() {
     parity) tests tests/hooks/test_parity.py tests/hooks/test_demo_parity.py tests/hooks/test_precision.py ;;
     batching) tests tests/hooks/test_batching.py tests/hooks/test_same_step.py ;;
     selftest) tests tests/hooks/test_selftest.py ;;
+    v2) PYTHONPATH=tests tests -p v2_on_cuda tests/hooks/test_parity.py tests/hooks/test_batching.py ;;
     hub) tests tests/server/test_hub_model.py ;;
     overhead)
         "$PYTHON" benchmarks/overhead.py --model qwen3-0.6b-shape --arms stock,again,off,default \

@@ -48,7 +48,7 @@ def test_the_report_has_a_line_for_every_step(tmp_path: Path, stand_in: Path) ->
     done = check(tmp_path, python=stand_in)
     assert done.returncode == 0, done.stderr
     lines = re.findall(r"^\| (\w+) \| ok \| \d+ \|$", done.stdout, re.MULTILINE)
-    assert lines == ["doctor", "kernel", "parity", "batching", "selftest", "hub", "overhead", "kernelspeed"]
+    assert lines == ["doctor", "kernel", "parity", "batching", "selftest", "v2", "hub", "overhead", "kernelspeed"]
     assert "- NVIDIA H200, 580.1, 143771 MiB" in done.stdout and done.stdout.count("12 passed") >= len(lines)
     assert done.stdout.endswith((tmp_path / "out" / "report.md").read_text())
 
@@ -60,7 +60,9 @@ def test_one_failure_is_the_end_and_stops_no_other_step(tmp_path: Path, stand_in
 
 
 def test_every_file_that_it_runs_is_there() -> None:
-    named = re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)", SCRIPT.read_text())
+    text = SCRIPT.read_text()
+    named = re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)", text)
+    named += [f"tests/{plugin}.py" for plugin in re.findall(r"-p (\w+) ", text)]
     assert len(named) > 8 and [path for path in named if not (DEPLOY.parent / path).is_file()] == []
 
 
