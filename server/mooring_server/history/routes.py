@@ -101,10 +101,16 @@ class Erased(BaseModel):
     turns: int = Field(description="turns that were deleted; those still in a queue are not counted")
 
 
+REFUSED: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "a cursor that no page gave, or characters that nothing kept can have"},
+    409: {"description": "this server keeps no history"},
+    503: {"description": "the history cannot be reached"},
+}
+UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"description": "no such session is kept"}}
 Seconds = Annotated[float | None, Query(allow_inf_nan=False, description="Unix seconds")]
 
 
-@router.get("/sessions", response_model=Sessions)
+@router.get("/sessions", response_model=Sessions, responses=REFUSED)
 async def sessions(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
@@ -128,7 +134,7 @@ async def sessions(
     return await _ask(request, look_up)
 
 
-@router.get("/sessions/{session:path}", response_model=Trajectory)
+@router.get("/sessions/{session:path}", response_model=Trajectory, responses=REFUSED | UNKNOWN)
 async def trajectory(request: Request, session: str) -> Response:
     """All turns of a session, oldest first, and the branch of its conversation that each is on."""
     session = normalised(session)
@@ -144,7 +150,7 @@ async def trajectory(request: Request, session: str) -> Response:
     return await _ask(request, look_up)
 
 
-@router.delete("/sessions/{session:path}", response_model=Erased)
+@router.delete("/sessions/{session:path}", response_model=Erased, responses=REFUSED | UNKNOWN)
 async def erase(request: Request, session: str) -> Response:
     """Delete all turns of a session that have ended; those of answers that are still being given come after it."""
     session = normalised(session)
@@ -153,7 +159,11 @@ async def erase(request: Request, session: str) -> Response:
     return await _ask(request, lambda store: {"session": session, "turns": store.erase(session)})
 
 
-@router.get("/turns/stream")
+@router.get(
+    "/turns/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "too many listen already"}},
+)
 async def stream(request: Request) -> StreamingResponse:
     """Server-sent events: `turn` for each that ends, from this API process."""
     live = _kept(request).live
