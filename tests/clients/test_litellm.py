@@ -12,7 +12,7 @@ from clients.environments import python_of
 from clients.talk import ENOUGH, PIRATE, assert_capped, assert_uncapped
 from servers import Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.verify]
 
 SCRIPT = Path(__file__).parent / "litellm_ask.py"
 PROVIDERS = ("openai", "hosted_vllm")

@@ -14,7 +14,7 @@ from clients.talk import PIRATE
 from deploy.prometheus import DEPLOY, Prometheus, questions
 from servers import Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.verify]
 
 NO_METRICS = {"mooring_axes", "mooring_hooks", "mooring_server", "mooring_profile", "mooring_url"}
 """Words of deploy/ that look like metrics: import packages, a member of a request, a variable of a dashboard."""

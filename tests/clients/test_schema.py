@@ -19,11 +19,13 @@ import pytest
 from clients.environments import python_of
 from servers import Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.verify]
 
 CONFIG = Path(__file__).parent / "schema" / "schemathesis.toml"
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 CHECKS = "an_answer_says_its_profile_and_where_it_lay,a_reply_is_noted"
+EXAMPLES = 400
+"""Requests per generating route."""
 JSON = {"Content-Type": "application/json"}
 HISTORY = {"type": "message", "id": "a", "role": "assistant", "status": "completed"}
 NEITHER_ANSWERS: dict[str, dict[str, Any]] = {
@@ -70,23 +72,21 @@ def test_the_routes_of_the_history_pass_every_check_that_a_schema_can_tell(serve
     assert ("/v1/mooring/sessions", 200) in statuses and not any(status >= 500 for _, status in statuses)
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.verify)])
 def test_a_generating_route_answers_with_its_object_and_fails_only_where_stock_vllm_does(
-    server: Server, tmp_path: Path, request: pytest.FixtureRequest, examples: int
+    server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Stock vLLM is asked whatever ended in a server error, and only then started."""
     routes = (word for path in GENERATING for word in ("--include-path", path))
-    options = ("--checks", CHECKS, "--mode", "positive", "--phases", "fuzzing", "--max-examples", str(examples))
+    options = ("--checks", CHECKS, "--mode", "positive", "--phases", "fuzzing", "--max-examples", str(EXAMPLES))
     replies = schemathesis(server, tmp_path, *routes, *options)
     statuses = Counter((reply["path"], reply["status"]) for reply in replies)
-    assert all(statuses[path, 200] >= examples / 5 for path in GENERATING), statuses
+    assert all(statuses[path, 200] >= EXAMPLES / 5 for path in GENERATING), statuses
     for reply in replies:
         if reply["status"] >= 500:
             stock: Server = request.getfixturevalue("stock")
             assert ask(stock, reply["path"], reply["body"]) == (reply["status"], reply["text"])
 
 
-@pytest.mark.verify
 @pytest.mark.parametrize("body", NEITHER_ANSWERS.values(), ids=NEITHER_ANSWERS)
 def test_what_stock_vllm_cannot_answer_is_not_answered_otherwise(
     server: Server, stock: Server, body: dict[str, Any]

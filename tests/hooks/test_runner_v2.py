@@ -15,6 +15,7 @@ from mooring_hooks.steps import Facts, Step
 
 
 @pytest.mark.engine
+@pytest.mark.verify
 def test_batches_isolation_and_readings_are_those_of_v1() -> None:
     run_tests("hooks/test_batching.py", plugin="v2_runner", limit=500)
 

@@ -14,13 +14,13 @@ from mooring_server.history.location import open_store
 from mooring_server.history.queries import Filter
 from servers import Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.verify]
 KEY = {"Authorization": "Bearer secret"}
 NUMBERS = ("turn", "projection", "drift", "mean_lift", "measured_tokens", "complete")
 SESSIONS = "/v1/mooring/sessions"
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.verify)])
+@pytest.fixture(scope="module", params=[1, 2])
 def server(request: pytest.FixtureRequest, file: Path) -> Iterator[Server]:
     # vLLM kills several API processes at once, unless it is told to wait.
     several = [] if request.param == 1 else ["--api-server-count", str(request.param), "--shutdown-timeout", "10"]
