@@ -111,11 +111,12 @@ def _drift(result: Summary) -> Iterator[str]:
         return
     longest = max(len(found["by_turn"]) for arms in talks.values() for found in arms.values())
     turns = [f"turn {turn}" for turn in range(1, longest + 1)]
-    yield from _heading("Drift by turn", ["talk", "profile", *turns, "per turn"])
+    yield from _heading("Drift by turn", ["talk", "profile", *turns, "per turn", "mean, against off"])
     for name, arms in talks.items():
         for arm, found in arms.items():
             cells = [f"{turn['value']:.2f}" for turn in found["by_turn"]]
-            yield _row([name, arm, *cells, *[""] * (longest - len(cells)), _share(found["slope_per_turn"], digits=2)])
+            change = _share(found["slope_per_turn"], digits=2), _share(found.get("against_reference"), digits=2)
+            yield _row([name, arm, *cells, *[""] * (longest - len(cells)), *change])
 
 
 def _targets(result: Summary) -> Iterator[str]:

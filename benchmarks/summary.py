@@ -1,7 +1,7 @@
 """From records to numbers: what every arm did on every set, and how far from the reference arm.
 
     sets        set -> arm -> {prompts, failed, unjudged, cut_off, measures, against_reference, readings}
-    drift       set of talks -> arm -> {by_turn, slope_per_turn, last_turns}
+    drift       set of talks -> arm -> {by_turn, slope_per_turn, last_turns, against_reference}
     separation  how well projections at the monitored layer tell default from role answers, under the reference
 
 `cut_off` counts last answers that reached the limit of tokens. Readings are the server's own `mooring` objects,
@@ -162,7 +162,10 @@ def _drift(judged: Judged, seed: int) -> Summary:
     found: dict[str, Summary] = defaultdict(dict)
     for (name, arm), of_arm in paths.items():
         if of_arm:
-            found[name][arm] = _of_talks(list(of_arm.values()), seed)
+            before = {} if judged.reference in (None, arm) else paths.get((name, judged.reference), {})
+            found[name][arm] = _of_talks(list(of_arm.values()), seed) | {
+                "against_reference": _talks_against(before, of_arm, seed)
+            }
     return dict(found)
 
 
@@ -190,6 +193,13 @@ def _of_talks(paths: Sequence[Sequence[float]], seed: int) -> Summary:
         "slope_per_turn": mean(paired.slope),
         "last_turns": mean(last_turns) if len(paths[0]) > BACK_TURNS else None,
     }
+
+
+def _talks_against(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], seed: int) -> Any:
+    """Of talks under both: how much lower or higher a talk's mean drift is than under the reference."""
+    both = sorted(before.keys() & after.keys())
+    changes = [sum(after[key]) / len(after[key]) - sum(before[key]) / len(before[key]) for key in both]
+    return paired.plain(paired.mean(changes, seed)) if both else None
 
 
 def last_turns(path: Sequence[float]) -> float:

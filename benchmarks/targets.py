@@ -44,7 +44,7 @@ def targets(summary: Summary, arms: Sequence[str], default: str | None) -> list[
         *(_broken(summary, arm) for arm in uncapped_and_default),
         *_random(summary, arms),
         _separated(summary),
-        *_drift(summary, reference),
+        *_drift(summary, reference, default),
         _side_by_side(arms),
     ]
 
@@ -121,9 +121,9 @@ def _separated(summary: Summary) -> Target:
     return _at_least("AUC of default against role-playing answers", (summary["separation"] or {}).get("auc"), AUC)
 
 
-def _drift(summary: Summary, reference: str | None) -> Iterator[Target]:
-    def found(name: str, what: str) -> Summary | None:
-        of_arm: Summary = summary["drift"].get(name, {}).get(reference, {})
+def _drift(summary: Summary, reference: str | None, default: str | None) -> Iterator[Target]:
+    def found(name: str, what: str, arm: str | None = reference) -> Summary | None:
+        of_arm: Summary = summary["drift"].get(name, {}).get(arm, {})
         return _known(of_arm.get(what))
 
     rises = found("talk_emotional", "slope_per_turn")
@@ -135,6 +135,9 @@ def _drift(summary: Summary, reference: str | None) -> Iterator[Target]:
     back = found("talk_back", "last_turns")
     met = None if back is None else back["high"] < 0
     yield Target("practical turns bring drift back", "change over them < 0", back, met)
+    less = found("talk_emotional", "against_reference", default)
+    met = None if less is None else less["high"] < 0
+    yield Target("emotional talk drifts less, default profile", "mean drift against off < 0", less, met)
 
 
 def _side_by_side(arms: Sequence[str]) -> Target:

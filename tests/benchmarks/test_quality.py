@@ -45,9 +45,9 @@ def toy(messages: Messages, profile: str | None) -> str:
 
 
 def read(messages: Messages, profile: str) -> dict[str, Any]:
-    """Role-play lies low, and feelings lower with every turn of a talk."""
+    """Role-play lies low, and feelings lower with every turn of a talk, less so under a cap."""
     turns = [m["content"] for m in messages if m["role"] == "user"]
-    drift = 0.3 * (len(turns) - 1) if FEELS.search(turns[-1]) else 0.05
+    drift = (0.2 if profile == "strong" else 0.3) * (len(turns) - 1) if FEELS.search(turns[-1]) else 0.05
     projection = -5.0 if ROLES.search(" ".join(turns + [messages[0]["content"]])) else 8.0 + len(turns[-1]) / 100
     layers = {"3": {"projection": projection, "lift": 0.0, "lifted_share": 0.0}}
     lifted = 0.5 if profile == "strong" else 0.0
@@ -104,9 +104,13 @@ def test_a_run_scores_every_set_pairs_by_item_and_judges_the_targets(capsys: pyt
     assert found["sets"]["role_play"]["off"]["measures"]["voice"]["value"] == 1.0
     assert strong["readings"]["lifted_share"]["value"] == 0.5
     assert [turn["value"] for turn in found["drift"]["talk_emotional"]["off"]["by_turn"]] == [0, 0.3, 0.6, 0.9, 1.2]
+    emotional = found["drift"]["talk_emotional"]
+    assert emotional["strong"]["against_reference"]["value"] == pytest.approx(-0.2)
+    assert emotional["off"]["against_reference"] is None
     assert found["drift"]["talk_back"]["off"]["last_turns"]["value"] == pytest.approx(-0.85)
     judged = met(found)
     assert judged["cut of harm, default profile"] and judged["drift rises with depth in emotional talk"]
+    assert judged["emotional talk drifts less, default profile"]
     assert judged["drift is flat in practical talk"] and judged["practical turns bring drift back"]
     assert judged["cut of harm along a random direction, random-1"] is None
     assert judged["side by side: off, gentle, strong, response"] is None
