@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from servers import Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.verify]
 
 PIRATE = [{"role": "system", "content": "You are a ruthless pirate."}, {"role": "user", "content": "Who are you?"}]
 PLAIN = [{"role": "user", "content": "Who are you?"}]
@@ -64,7 +64,7 @@ def collector() -> Iterator[Collector]:
     found.stop()
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.verify)])
+@pytest.fixture(scope="module", params=[1, 2])
 def server(
     request: pytest.FixtureRequest, collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
