@@ -10,7 +10,6 @@ Axis and profiles are found and checked as `mooring serve` does it, the same sel
 and every answer gets a `Reading` as its attribute `mooring`.
 """
 
-import argparse
 import asyncio
 import copy
 import os
@@ -26,7 +25,7 @@ from mooring_hooks.frames import Ticket
 from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure, Reading
 from mooring_hooks.table import CONFIG_KEY, DEFAULT_SLOTS, SlotTable, tables_folder
-from mooring_server.plan import DEMO, DEMO_OPTIONS, WORKER, make_plan
+from mooring_server.plan import DEMO, DEMO_OPTIONS, WORKER, make_plan, parser
 from mooring_server.selftest import Answer, Prompt, Scale, Watch, probe_requests
 
 PATIENCE: Final = 5.0
@@ -49,14 +48,11 @@ class LLM:
         **options: Any,
     ) -> None:
         """Options of `mooring serve` and, by keyword, of `vllm.LLM`; CannotServe for what the caller has to change."""
-        wanted = argparse.Namespace(
-            model=model,
-            axis=None if axis is None else str(axis),
-            profiles=None if profiles is None else str(profiles),
-            default_profile=default_profile,
-            slots=slots,
-            axis_of_another_model=axis_of_another_model,
-        )
+        wanted = parser().parse_args([str(model), "--history", "off"])
+        wanted.axis = None if axis is None else str(axis)
+        wanted.profiles = None if profiles is None else str(profiles)
+        wanted.default_profile, wanted.slots = default_profile, slots
+        wanted.axis_of_another_model = axis_of_another_model
         plan = make_plan(wanted, (), os.environ)
         os.environ.update(plan.environment)
         self.settings = plan.settings
