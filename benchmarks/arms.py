@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -169,6 +169,18 @@ def servers(subject: Subject, arms: Sequence[str], options: Sequence[str], folde
         command, environment = command_of(name, subject, options), environment_of(name, subject, os.environ)
         made[name] = Server(name, [sys.executable, *command], environment, folder / f"{name}.log")
     return made
+
+
+def start_all(servers: Mapping[str, Server], backwards: bool, say: Callable[[str], None]) -> None:
+    """One after the other."""
+    for server in list(servers.values())[:: -1 if backwards else 1]:
+        say(f"starting the {server.name} server ...")
+        server.start()
+
+
+def stop_all(servers: Mapping[str, Server]) -> None:
+    for server in servers.values():
+        server.stop()
 
 
 def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]:

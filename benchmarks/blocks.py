@@ -50,6 +50,12 @@ def orders(arms: Sequence[str], rounds: int) -> list[list[str]]:
     return [[arms[i] for i in design[number % len(design)]] for number in range(rounds)]
 
 
+def spread(order: Sequence[list[str]], starts: int) -> list[list[tuple[int, list[str]]]]:
+    """The rounds, (number, order of the arms), of each start of the servers; as many in each as can be."""
+    rounds, per_start = list(enumerate(order)), -(-len(order) // starts)
+    return [rounds[first : first + per_start] for first in range(0, len(rounds), per_start)]
+
+
 def _design(n: int) -> list[tuple[int, ...]]:
     """Rows of Williams' design, each followed by its mirror image."""
     first = [(place + 1) // 2 if place % 2 else -place // 2 for place in range(n)]

@@ -36,8 +36,8 @@ from typing import Any, Final
 
 import load
 import psutil
-from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, target
-from blocks import orders
+from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, start_all, stop_all, target
+from blocks import orders, spread
 from load import CannotMeasure, Heard, Pass, Workload, percentiles
 from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
 from record import ROOT, save, where
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         stopped, code = " ".join(str(reason).split()), 2
     finally:
         if run is not None:
-            stop_servers(run)
+            stop_all(run.servers)
     if stopped is not None:
         say(f"overhead: {stopped}")
     if run is not None and run.blocks:
@@ -184,29 +184,20 @@ def vocabulary(model: Path) -> int:
 def measure(run: Run) -> None:
     """All rounds, spread over the starts."""
     options = run.options
-    rounds = list(enumerate(orders(options.arms, options.pairs)))
-    per_start = math.ceil(options.pairs / options.starts)
-    for start, first in enumerate(range(0, options.pairs, per_start)):
+    for start, rounds in enumerate(spread(orders(options.arms, options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
         if not run.requests:
             plan(run)
-        for number, order in rounds[first : first + per_start]:
+        for number, order in rounds:
             measure_round(run, start, number, order)
-        stop_servers(run)
+        stop_all(run.servers)
 
 
 def start_servers(run: Run, backwards: bool) -> None:
     """Start all, one after the other, and warm up every arm."""
-    for server in list(run.servers.values())[:: -1 if backwards else 1]:
-        say(f"starting the {server.name} server ...")
-        server.start()
+    start_all(run.servers, backwards, say)
     for arm in run.options.arms:
         warm_up(run, arm)
-
-
-def stop_servers(run: Run) -> None:
-    for server in run.servers.values():
-        server.stop()
 
 
 def plan(run: Run) -> None:

@@ -28,8 +28,8 @@ from typing import Any, Final
 
 import last_frames
 import psutil
-from arms import ARMS, Server, Subject, servers, target
-from blocks import orders
+from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
+from blocks import orders, spread
 from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, percentiles
 from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, others, say, subject_of
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         stopped, code = " ".join(str(reason).split()), 2
         say(f"readings: {stopped}")
     finally:
-        stop_servers(run)
+        stop_all(run.servers)
     if run.blocks:
         tell(run, stopped)
     return code
@@ -105,30 +105,21 @@ def prepare(options: argparse.Namespace) -> Run:
 def measure(run: Run) -> None:
     """All rounds, spread over the starts."""
     options = run.options
-    rounds = list(enumerate(orders((ON, OFF), options.pairs)))
-    per_start = math.ceil(options.pairs / options.starts)
-    for start, first in enumerate(range(0, options.pairs, per_start)):
+    for start, rounds in enumerate(spread(orders((ON, OFF), options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
         if not run.waves:
             plan(run)
-        for number, order in rounds[first : first + per_start]:
+        for number, order in rounds:
             measure_round(run, start, number, order)
-        stop_servers(run)
+        stop_all(run.servers)
 
 
 def start_servers(run: Run, backwards: bool) -> None:
     """Start both, one after the other, and warm them up."""
-    for server in list(run.servers.values())[:: -1 if backwards else 1]:
-        say(f"starting the {server.name} server ...")
-        server.start()
+    start_all(run.servers, backwards, say)
     for arm in (ON, OFF):
         for load in run.options.loads:
             send(run, load, arm, WARM_UP, (1, LOADS.index(load)))
-
-
-def stop_servers(run: Run) -> None:
-    for server in run.servers.values():
-        server.stop()
 
 
 def plan(run: Run) -> None:

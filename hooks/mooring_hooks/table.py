@@ -185,6 +185,11 @@ class SlotTable:
         found: npt.NDArray[np.bool_] = (self.remaps != np.array(_row(Remap()), np.float32)).any(axis=2)
         return found
 
+    def changes(self, slot: int) -> dict[int, npt.NDArray[np.float32]]:
+        """Layer -> (4,) scale, shift, floor and ceiling, of the layers where a slot changes something."""
+        acts = self.acts[:, slot]
+        return {layer: self.remaps[site, slot] for site, layer in enumerate(self.layers) if acts[site]}
+
     def to_bytes(self) -> bytes:
         tensors = {"axes": self.axes, "axis_of": self.axis_of, "remaps": self.remaps}
         facts = {

@@ -153,12 +153,12 @@ def tell_profiles(settings: Settings, table: SlotTable, model: str) -> None:
 
 def profile_labels(settings: Settings, table: SlotTable, slot: int) -> Mapping[str, str]:
     entry = settings.profiles[slot]
-    changed = [(layer, table.remaps[site, slot]) for site, layer in enumerate(table.layers) if table.acts[site, slot]]
+    changes = table.changes(slot)
     return {
         "profile": entry.name,
         "axis": table.axis_facts[int(table.axis_of[slot])].digest[:12],
-        "layers": ",".join(str(layer) for layer, _ in changed),
-        "floors": ",".join(_floor(remap) for _, remap in changed),
+        "layers": ",".join(map(str, changes)),
+        "floors": ",".join(map(_floor, changes.values())),
         "positions": entry.positions,
         "default": "true" if entry.name == settings.default else "false",
     }

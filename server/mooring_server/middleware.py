@@ -15,7 +15,7 @@ from mooring_server.choice import HEADER
 from mooring_server.record import Record
 from mooring_server.report import final_member, tokens_member
 from mooring_server.said import Said
-from mooring_server.splice import ROUTES, Route, into_body, into_frame
+from mooring_server.splice import ROUTES, Route, into_body, into_frame, is_object
 from mooring_server.turn import CURRENT, Meter, Turn
 
 
@@ -91,7 +91,7 @@ class Reply:
             return
         assert self._start is not None
         body = b"".join(self._body)
-        if self._turn.answered and body.rstrip().endswith(b"}"):  # vLLM answers `null` to a client that has hung up
+        if self._turn.answered and is_object(body):
             assert self._said is not None
             self._said.body(body)
             body = into_body(body, await self._member())

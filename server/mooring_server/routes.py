@@ -92,7 +92,6 @@ async def axis(request: Request) -> ServedAxis:
 def _profile(served: Served, slot: int) -> Profile:
     settings, table = served.settings, served.table
     entry = settings.profiles[slot]
-    changed = [(site, layer) for site, layer in enumerate(table.layers) if table.acts[site, slot]]
     return Profile(
         name=entry.name,
         default=entry.name == settings.default,
@@ -100,7 +99,7 @@ def _profile(served: Served, slot: int) -> Profile:
         positions=entry.positions,
         digest=entry.digest,
         axis=table.axis_facts[int(table.axis_of[slot])].digest,
-        layers={layer: _remap(table.remaps[site, slot]) for site, layer in changed},
+        layers={layer: _remap(row) for layer, row in table.changes(slot).items()},
     )
 
 

@@ -34,12 +34,14 @@ ROUTES: Final = {
 }
 
 
-def into_body(body: bytes, member: bytes) -> bytes:
-    """`member` ('"name":value') as the last one of a JSON object; what is none stays as it is.
+def is_object(body: bytes) -> bool:
+    """Whether a body can be extended: vLLM answers `null` to a client that has hung up."""
+    return body.rstrip().endswith(b"}")
 
-    vLLM answers `null` to a client that has hung up.
-    """
-    if not body.rstrip().endswith(b"}"):
+
+def into_body(body: bytes, member: bytes) -> bytes:
+    """`member` ('"name":value') as the last one of a JSON object; what is none stays as it is."""
+    if not is_object(body):
         return body
     end = body.rindex(b"}")
     return body[:end] + _comma(body[:end]) + member + body[end:]
