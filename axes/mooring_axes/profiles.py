@@ -22,19 +22,18 @@ import hashlib
 import math
 import re
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
 
 from mooring_axes.artifact import FLOAT_MAX, Axis, FilePath, parse_layers
 from mooring_axes.errors import CannotServe
+from mooring_axes.yaml12 import read_mapping
 
 OFF: Final = "off"
 """The built-in profile of slot 0: measures and never touches."""
@@ -225,45 +224,9 @@ class ProfileFile(BaseModel):
 # --- the file ------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the plain scalars of its version 1.2, and no key twice.
-
-    PyYAML follows version 1.1, where an unquoted `46:54` is the sexagesimal number 2814 and `off` is false.
-    """
-
-    yaml_implicit_resolvers = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9]{0,300})", list("-+0123456789")),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.?[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
 def load_profiles(path: FilePath) -> ProfileFile:
     """Read and check a profile file. What depends on the axis is checked by `resolve`."""
-    try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise CannotServe(f"cannot read the profiles in {path}: {error.strerror}\n  name a readable file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise CannotServe(f"{path} is not YAML that Mooring reads: {error}") from None
-    if not isinstance(data, dict):
-        raise CannotServe(f"{path} must hold the keys default, profiles, off_selectable, got {type(data).__name__}")
+    data = read_mapping(path, "the profiles", keys=tuple(ProfileFile.model_fields))
     try:
         return ProfileFile.model_validate(data)
     except ValidationError as error:

@@ -61,6 +61,14 @@ HISTORY_ROWS: Final = Counter("mooring_history_rows", "Rows of the history that 
 HISTORY_ROWS_LOST: Final = Counter("mooring_history_rows_lost", "Rows dropped because the queue before it was full")
 HISTORY_FAILURES: Final = Counter("mooring_history_failures", "Writes to the history that failed; they are tried again")
 HISTORY_QUEUE: Final = Gauge("mooring_history_queue", "Rows that wait for the database", multiprocess_mode="livesum")
+EXPERIMENT_SESSIONS: Final = Gauge("mooring_experiment_sessions", "Sessions in the history that began in an arm",
+                                   ("model_name", "arm"), multiprocess_mode="mostrecent")  # fmt: skip
+EXPERIMENT_EXPECTED: Final = Gauge("mooring_experiment_expected_sessions", "The same as the weights would have it",
+                                   ("model_name", "arm"), multiprocess_mode="mostrecent")  # fmt: skip
+EXPERIMENT_P: Final = Gauge(
+    "mooring_experiment_sample_ratio_p", "How likely chance splits the sessions at least as far from the weights",
+    ("model_name",), multiprocess_mode="mostrecent",
+)  # fmt: skip
 
 
 class _OfProfile(NamedTuple):
@@ -149,6 +157,15 @@ def tell_profiles(settings: Settings, table: SlotTable, model: str) -> None:
     SELFTEST_OK.labels(model).set(1)
     for slot in range(len(settings.profiles)):
         PROFILE_INFO.labels(**profile_labels(settings, table, slot), model_name=model).set(1)
+
+
+def tell_split(model: str, observed: Mapping[str, int], expected: Mapping[str, float], p: float | None) -> None:
+    """Set how many sessions each arm of the experiment has."""
+    for arm, sessions in observed.items():
+        EXPERIMENT_SESSIONS.labels(model, arm).set(sessions)
+        EXPERIMENT_EXPECTED.labels(model, arm).set(expected[arm])
+    if p is not None:
+        EXPERIMENT_P.labels(model).set(p)
 
 
 def profile_labels(settings: Settings, table: SlotTable, slot: int) -> Mapping[str, str]:

@@ -40,7 +40,9 @@ from mooring_hooks.table import (
 )
 from mooring_server import sessions
 from mooring_server.choice import aliases
+from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment
 from mooring_server.history import location
+from mooring_server.turn import READINGS_VARIABLE, readings_wanted
 
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
@@ -108,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--history-days", metavar="N|forever", help=f"age at which turns are deleted ({location.DEFAULT_DAYS})"
     )
+    own.add_argument("--experiment", metavar="FILE", help="deal sessions out to profiles (YAML; see the README)")
     own.add_argument("--print-command", action="store_true", help="print the stock vLLM command and stop")
     return own
 
@@ -131,6 +134,9 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
         added[sessions.ALIASES_VARIABLE] = ",".join(options.session_alias)
     added |= location.variables(options.history, options.history_days, environment)
     notes.append(location.described({**environment, **added}))
+    if options.experiment is not None:
+        added[EXPERIMENT_VARIABLE] = str(Path(options.experiment).absolute())
+    notes += check_experiment({**environment, **added}, settings)
     return Plan(tuple(argv), added, settings, tuple(notes))
 
 
@@ -355,6 +361,21 @@ def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, 
         else:
             left.append(word)
     return left, given
+
+
+def check_experiment(environment: Mapping[str, str], settings: Settings) -> list[str]:
+    """Refuse an experiment that cannot be run; what to tell the operator."""
+    if (path := environment.get(EXPERIMENT_VARIABLE)) is None:
+        return []
+    experiment = Experiment.load(path)
+    experiment.check_profiles(settings)
+    if not readings_wanted(environment):
+        raise CannotServe(f"{READINGS_VARIABLE}=0 leaves nothing to compare the arms by: unset it, or --experiment")
+    dealt = ", ".join(f"{100 * share:.3g} % {arm}" for arm, share in experiment.shares.items())
+    notes = [f"experiment {experiment.name}: of the sessions that clients name, {dealt}"]
+    if environment[location.HISTORY_VARIABLE] == location.OFF:
+        notes.append("without a history nobody sees whether sessions get lost, and other weights would move some")
+    return notes
 
 
 def check_port(rest: Sequence[str]) -> None:

@@ -27,16 +27,19 @@ from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
 from mooring_server import playground
 from mooring_server.announce import announce
+from mooring_server.assignments import Assignments
 from mooring_server.choice import HEADER, asked_for, profile_in_name
+from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment
 from mooring_server.history.routes import router as history_router
 from mooring_server.history.start import start as start_history
+from mooring_server.history.store import Store
 from mooring_server.metrics import TurnMetrics, tell_profiles
 from mooring_server.middleware import MooringMiddleware
 from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 from mooring_server.sessions import Sessions
 from mooring_server.tracing import TurnSpans
-from mooring_server.turn import CURRENT, Meter, Thinking, measured, readings_wanted
+from mooring_server.turn import CURRENT, Meter, Thinking, Turn, measured, readings_wanted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,7 +70,6 @@ class MooringPlugin:
             names = args.served_model_name or [args.model]
             sessions = Sessions.of(os.environ, names[0])
         tell_profiles(settings, table, names[0])
-        _choose_early(settings, names)
         state.mooring = Served(settings, table)
         if readings_wanted(os.environ):
             self._meter = _meter(engine_client, settings, table, sessions)
@@ -78,6 +80,8 @@ class MooringPlugin:
         with telling():
             sinks = None if self._meter is None else self._meter.sinks
             state.mooring_history = start_history(os.environ, sinks, lambda: bool(state.server.should_exit))
+            state.mooring_experiment = _assignments(settings, state.mooring_history.store, names[0])
+        _choose_early(settings, names, state.mooring_experiment)
         state.mooring_announcement = asyncio.create_task(announce(args, settings))
 
     async def _prove(self, engine_client: Any) -> Settings:
@@ -146,7 +150,18 @@ def _watch(engine_client: Any) -> Watch:
     return Watch(begin, end)
 
 
-def _choose_early(settings: Settings, served: list[str]) -> None:
+def _assignments(settings: Settings, store: Store | None, model: str) -> Assignments | None:
+    """Of the experiment that is run; None where there is none."""
+    if (path := os.environ.get(EXPERIMENT_VARIABLE)) is None:
+        return None
+    experiment = Experiment.load(path)
+    experiment.check_profiles(settings)
+    assignments = Assignments(experiment, store, model)
+    assignments.watch()
+    return assignments
+
+
+def _choose_early(settings: Settings, served: list[str], experiment: Assignments | None) -> None:
     """Settle a request's profile while it is read: inside the engine a stream's status has already gone out."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -158,7 +173,9 @@ def _choose_early(settings: Settings, served: list[str]) -> None:
             raise _refusal(f"the request asks for different profiles: {places}: ask once, or for the same", places)
         name = next(iter(places.values()), settings.default)
         hooks.admit(settings, (request.vllm_xargs or {}) | ({hooks.PROFILE_KEY: name} if places else {}))
-        return str(name)
+        turn = CURRENT.get()
+        given = None if places or experiment is None or turn is None else _dealt(experiment, request, turn)
+        return str(name) if given is None else given
 
     def settle_beam_search(request: Any) -> str:
         if places := _places(settings, served, request):
@@ -174,6 +191,18 @@ def _choose_early(settings: Settings, served: list[str]) -> None:
         _settle_before(kind, "to_sampling_params", settle, settings.default)
     for kind in (ChatCompletionRequest, CompletionRequest):
         _settle_before(kind, "to_beam_search_params", settle_beam_search, settings.default)
+
+
+def _dealt(experiment: Assignments, request: Any, turn: Turn) -> str | None:
+    """The profile that the experiment gives a request; None where it gives none."""
+    from vllm.entrypoints.generate.base.serving import GenerateBaseServing
+
+    turn.request = request
+    turn.identify(GenerateBaseServing._get_session_id(request, turn))
+    if (given := experiment.give(turn.session)) is None:
+        return None
+    turn.arm = given.arm
+    return given.profile
 
 
 def _places(settings: Settings, served: list[str], request: Any) -> dict[str, Any]:

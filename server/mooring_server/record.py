@@ -26,7 +26,7 @@ class Record:
     """The first name under which the model is served."""
     profile: str
     arm: str
-    """Of an experiment; "none" without one."""
+    """Of an experiment, as NAME/ARM; "none" where the answer is of none."""
     session: str
     """At most 128 printable characters; empty where nothing tells."""
     identity: str

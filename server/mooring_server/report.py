@@ -1,6 +1,7 @@
 """The `mooring` object of a reply, from an answer's reading.
 
 profile, session, turn   what the answer ran under, and where it stands in its conversation
+arm                      NAME/ARM; only where the session is of an experiment
 projection, drift        mean over the answer's tokens at `monitored_layer`; null where no token was measured:
                          the last sampled token never is, so an answer of one token has no reading
 lifted_share, mean_lift  share of tokens that the cap lifted, and by how much over the layers it acts on
@@ -16,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from mooring_hooks.measure import Reading
+from mooring_server.experiment import NONE
 from mooring_server.record import Record
 from mooring_server.turn import Turn
 
@@ -76,7 +78,8 @@ def _unmeasured(record: Record) -> dict[str, Any]:
 
 
 def _head(record: Record) -> dict[str, Any]:
-    return {"profile": record.profile, "session": record.session or None, "turn": record.turn}
+    head = {"profile": record.profile, "session": record.session or None, "turn": record.turn}
+    return head if record.arm == NONE else head | {"arm": record.arm}
 
 
 def _tokens(turn: Turn, reading: Reading, start: int) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""What the server says about itself: `GET /v1/mooring/profiles` and `GET /v1/mooring/axis`.
+"""What the server says about itself: `GET /v1/mooring/profiles`, `GET /v1/mooring/axis`, `GET /v1/mooring/experiment`.
 
 Behind the API key, like everything under /v1.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field
 
 from mooring_hooks.table import Settings, SlotTable
+from mooring_server.assignments import MISMATCH, Assignments
 
 router = APIRouter(prefix="/v1/mooring", tags=["mooring"])
 
@@ -61,6 +63,25 @@ class ServedAxis(BaseModel):
     layers: dict[int, MeasuredLayer] = Field(description="the layers that are read, by 0-based decoder layer")
 
 
+class ExperimentArm(BaseModel):
+    arm: str = Field(description="NAME/ARM, as metrics, history and replies call it")
+    profile: str
+    share: float = Field(description="of new sessions")
+    sessions: int | None = Field(description="that began in it, as the history holds them; null without a history")
+    expected: float | None = Field(description="the same as the weights would have it")
+
+
+class RunningExperiment(BaseModel):
+    name: str
+    on: bool = Field(description="whether sessions are dealt out now")
+    begins: datetime | None
+    ends: datetime | None
+    default: str = Field(description="the arm under whose profile requests without a session run")
+    arms: list[ExperimentArm]
+    p: float | None = Field(description="how likely chance splits sessions at least so unevenly; null with too few")
+    mismatch: bool | None = Field(description=f"whether p is below {MISMATCH:g}: sessions of an arm get lost")
+
+
 @router.get("/profiles")
 async def profiles(request: Request) -> Profiles:
     """Every profile in numbers, in the order of their slots."""
@@ -86,6 +107,34 @@ async def axis(request: Request) -> ServedAxis:
             layer: MeasuredLayer(default_mean=default, role_mean=role)
             for layer, default, role in zip(table.layers, *means, strict=True)
         },
+    )
+
+
+@router.get("/experiment", responses={404: {"description": "the server runs none"}})
+async def experiment(request: Request) -> RunningExperiment:
+    """The experiment that deals sessions out, and how many each arm has got."""
+    running: Assignments | None = request.app.state.mooring_experiment
+    if running is None:
+        raise HTTPException(404, "this server runs no experiment: start it with --experiment FILE")
+    plan, split = running.experiment, running.split
+    return RunningExperiment(
+        name=plan.name,
+        on=plan.is_on(),
+        begins=plan.begins,
+        ends=plan.ends,
+        default=plan.label(plan.default),
+        arms=[
+            ExperimentArm(
+                arm=arm,
+                profile=plan.profiles[arm],
+                share=share,
+                sessions=None if split is None else split.observed[arm],
+                expected=None if split is None else split.expected[arm],
+            )
+            for arm, share in plan.shares.items()
+        ],
+        p=None if split is None else split.p,
+        mismatch=None if split is None or split.p is None else split.p < MISMATCH,
     )
 
 

@@ -21,6 +21,7 @@ from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.measure import Measure, Reading
 from mooring_server import metrics
 from mooring_server.conversation import NOWHERE
+from mooring_server.experiment import NONE
 from mooring_server.record import Record, Sinks
 from mooring_server.said import Said
 from mooring_server.sessions import Responses, Sessions, normalised
@@ -29,8 +30,8 @@ from mooring_server.splice import Route
 PATIENCE: Final = 0.05
 """Seconds that an answer may wait for its last readings."""
 POLL: Final = 0.001
-SWEEP: Final = 0.02
-"""Seconds between two looks at the socket while answers are open."""
+SWEEP: Final = 0.1
+"""Seconds between two looks at what has come while answers are open."""
 
 
 READINGS_VARIABLE: Final = "MOORING_READINGS"
@@ -66,7 +67,7 @@ class Meter:
             self._counted = now
 
     def sweep(self) -> None:
-        """Look at the socket now and then until no answer is open, so that frames never pile up in it."""
+        """Look now and then at what has come until no answer is open, so that frames never pile up."""
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._keep_sweeping())
 
@@ -163,6 +164,8 @@ class Turn:
         """As the client names it."""
         self.identity = "none"
         """Who named the session; see sessions.py."""
+        self.arm = NONE
+        """Of the experiment."""
         self.wants_tokens = False
         self.beam_search = False
         """Whether it runs as many small requests of which none is the answer: these are not measured."""
@@ -193,7 +196,7 @@ class Turn:
 
     def follow(self, generate: Callable[..., AsyncIterator[Any]], prompt: Any, params: Any, *a: Any, **k: Any) -> Any:
         """Call `generate` with a ticket, and count what it yields."""
-        self._identify(k.get("session_id"))
+        self.identify(k.get("session_id"))
         meter = self._meter
         if (
             meter is None
@@ -210,8 +213,8 @@ class Turn:
         params.extra_args = (params.extra_args or {}) | part.ticket.to_extra_args(TRUST)
         return _noting(generate(prompt, params, *a, **k), part)
 
-    def _identify(self, session_id: Any) -> None:
-        """Settle who names the session, as vLLM calls the engine with its own idea of it."""
+    def identify(self, session_id: Any) -> None:
+        """Settle who names the session; `session_id` is vLLM's own idea of it."""
         if self._meter is None or self.session:
             return
         if session := normalised(session_id):
@@ -260,7 +263,7 @@ class Turn:
                     route=self._route.name,
                     model=sessions.model,
                     profile=self.profile,
-                    arm="none",
+                    arm=self.arm,
                     session=self.session or place.session,
                     identity=self.identity if self.session else "derived" if place.session else "none",
                     turn=number,

@@ -4,6 +4,7 @@
                        is unique, so that a batch that is tried again never doubles
     mooring_sessions   one row per session and what it ran under, kept by a trigger on mooring_turns
     mooring_erased     sessions erased lately, by hash: a writer whose queue still holds their turns drops those
+    mooring_weights    what share of the new sessions each arm of an experiment got, from when on
     mooring_schema     the version, one row
 
 A version is never edited once it is out: MIGRATIONS[n] leads from version n to n + 1.
@@ -119,7 +120,14 @@ def _first(dialect: Dialect) -> list[str]:
     return [*tables.split(";"), *(statement.format(count=COUNT, merge=MERGE) for statement in dialect.trigger)]
 
 
-MIGRATIONS: Final = [_first]
+def _weights(dialect: Dialect) -> list[str]:
+    return [
+        f"CREATE TABLE mooring_weights (id {dialect.serial}, experiment TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, "
+        "shares TEXT NOT NULL)"
+    ]
+
+
+MIGRATIONS: Final = [_first, _weights]
 VERSION: Final = len(MIGRATIONS)
 
 

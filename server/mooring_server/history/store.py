@@ -5,6 +5,7 @@ for reading is read-only. Whatever goes wrong is raised as the database's own ex
 route answers 503.
 """
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,6 +212,35 @@ class Store(ABC):
         statement = "SELECT * FROM mooring_turns WHERE session = :session ORDER BY id DESC LIMIT :most"
         return self._read(statement, {"session": session, "most": most})[::-1]
 
+    # Of an experiment: `prefix` is what its arms begin with, and a session is of the arm in which it began.
+
+    def arms_of(self, model: str, prefix: str, since: float) -> list[tuple[str, str]]:
+        """(session, arm) of those that had a turn since."""
+        found = self._read(
+            f"SELECT session, arm {_BEGUN} AND last_at >= :since", _of_arms(model, prefix) | {"since": since}
+        )
+        return [(row["session"], row["arm"]) for row in found]
+
+    def sessions_by_arm(self, model: str, prefix: str, since: float, until: float) -> dict[str, int]:
+        """How many began from `since` on, before `until`."""
+        statement = f"SELECT arm, COUNT(*) AS sessions {_BEGUN} AND first_at >= :since AND first_at < :until"
+        found = self._read(f"{statement} GROUP BY arm", _of_arms(model, prefix) | {"since": since, "until": until})
+        return {row["arm"]: int(row["sessions"]) for row in found}
+
+    def note_weights(self, experiment: str, shares: Mapping[str, float]) -> None:
+        """From now on these hold, unless they hold already."""
+        note = {"experiment": experiment, "shares": json.dumps(shares, sort_keys=True), "at": time.time()}
+        with closing(self.connect()) as connection, self.transaction(connection, self.begin_change):
+            known = self._rows(connection, _WEIGHTS, experiment=experiment)
+            if not known or known[-1]["shares"] != note["shares"]:
+                statement = "INSERT INTO mooring_weights (experiment, at, shares) VALUES (:experiment, :at, :shares)"
+                connection.execute(self.sql(statement), note)
+
+    def weights_of(self, experiment: str) -> list[tuple[float, dict[str, float]]]:
+        """(from when on, arm -> share of the new sessions), in the order of time."""
+        found = self._read(_WEIGHTS, {"experiment": experiment})
+        return [(row["at"], json.loads(row["shares"])) for row in found]
+
     def _read(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         with closing(self.connect(readonly=True)) as connection:
             return self._rows(connection, statement, **parameters)
@@ -221,6 +251,19 @@ class Store(ABC):
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+def _of_arms(model: str, prefix: str) -> dict[str, Any]:
+    return {"model": model, "prefix": prefix, "length": len(prefix)}
+
+
+_BEGUN: Final = """
+FROM mooring_sessions AS s WHERE model = :model AND substr(arm, 1, :length) = :prefix AND NOT EXISTS (
+    SELECT 1 FROM mooring_sessions AS e
+    WHERE e.session = s.session AND e.model = :model AND substr(e.arm, 1, :length) = :prefix
+      AND (e.first_at, e.id) < (s.first_at, s.id)
+)
+"""
+"""The first row of every session that was randomised."""
+_WEIGHTS: Final = "SELECT at, shares FROM mooring_weights WHERE experiment = :experiment ORDER BY id"
 _RETIRE: Final = """
 DELETE FROM mooring_turns WHERE id IN (SELECT id FROM mooring_turns WHERE at < :before ORDER BY at LIMIT :most)
 RETURNING session, model, profile, arm

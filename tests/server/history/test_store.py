@@ -223,7 +223,7 @@ def test_a_newer_history_is_refused_with_the_way_out(store: Store, location: str
         connection.execute(f"UPDATE mooring_schema SET version = {schema.VERSION + 1}")
     again = open_store(location)
     assert again is not None
-    with pytest.raises(CannotServe, match=r"version 2, and this Mooring knows up to 1\n  upgrade .*--history PATH"):
+    with pytest.raises(CannotServe, match=r"version 3, and this Mooring knows up to 2\n  upgrade .*--history PATH"):
         again.open()
 
 
