@@ -5,8 +5,9 @@
 
     feed       one process feeds synthetic records to a writer from its event loop, which also asks every millisecond
                how late it is woken. `nothing` makes the records and drops them: what the loop is late by itself
-    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turn (ABBA) with
-               last_frames.py's waves; the blocks of a round answer the same prompts
+    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turn (ABBA); the blocks of
+               a round answer the same prompts. `alone`: one short answer after the other, so that p99 is not how
+               long answers wait for each other; `together`: last_frames.py's waves of 16
 
 Output: the last line of stdout is one JSON document; --out keeps it beside what the other command has put there.
 """
@@ -20,17 +21,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import last_frames
 import numpy as np
 import psutil
-from arms import ARMS, Server, Subject, servers, target
-from blocks import orders
+from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
+from blocks import orders, spread
 from last_frames import LENGTHS, Pass
 from load import percentiles
-from overhead import FOLDER, OPTIONS, others, say, subject_of
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, others, say, subject_of
 from prometheus_client import REGISTRY
 from readings_result import added
 from record import save, where
@@ -55,6 +57,8 @@ KEPT, UNKEPT = "default", "unkept"
 WARM_UP: Final = 3
 PILOT: Final = 6
 """Waves."""
+LOADS: Final = {"alone": (8,), "together": LENGTHS}
+"""Tokens of the answers of a wave."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -184,64 +188,73 @@ def answers(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of("demo", folder)
     both = servers(subject, (KEPT, UNKEPT), OPTIONS, folder)
-    blocks: list[dict[str, Any]] = []
-    rounds = list(enumerate(orders((KEPT, UNKEPT), options.pairs)))
-    per_start, waves = math.ceil(options.pairs / options.starts), 0
+    asked, blocks, waves = Asked(both, subject), [], {}
     try:
-        for start in range(0, options.pairs, per_start):
-            start_both(both, subject)
-            waves = waves or pilot(both, subject, options.block_seconds)
-            for number, order in rounds[start : start + per_start]:
-                blocks += [block(both, subject, arm, waves, number) | {"start": start} for arm in order]
-            stop_both(both)
+        for start, rounds in enumerate(spread(orders((KEPT, UNKEPT), options.pairs), options.starts)):
+            start_all(both, start % 2 == 1, say)
+            for arm, load in product((KEPT, UNKEPT), LOADS):
+                asked.send(load, arm, WARM_UP, 1)
+            waves = waves or {load: pilot(asked, load, options.block_seconds) for load in LOADS}
+            for (number, order), load in product(rounds, LOADS):
+                blocks += [block(asked, load, arm, waves[load], number) | {"start": start} for arm in order]
+            stop_all(both)
     finally:
-        stop_both(both)
-    found = {p: added(blocks, "request_ms", p, (KEPT, UNKEPT)) for p in ("p50", "p99")}
-    lost = sum(b["lost"] for b in blocks)
+        stop_all(both)
+    found = {load: compared([b for b in blocks if b["load"] == load]) for load in LOADS}
     return {
         "pairs": options.pairs,
         "block_seconds": options.block_seconds,
         "waves": waves,
-        "answer_tokens": list(LENGTHS),
-        "readings_lost": lost,
+        "answer_tokens": LOADS,
+        "readings_lost": sum(b["lost"] for b in blocks),
         "added_ms": found,
-        "targets": [target_of("ms added to an answer's p99", found["p99"]["median"], ADDED_WANTED)],
+        "targets": [
+            target_of(f"{load}: ms added to an answer's p99", one["p99"]["median"], ADDED_WANTED)
+            for load, one in found.items()
+        ],
         "blocks": blocks,
     }
 
 
-def start_both(both: Mapping[str, Server], subject: Subject) -> None:
-    for server in both.values():
-        say(f"starting the {server.name} server ...")
-        server.start()
-    for arm in (KEPT, UNKEPT):
-        send(both, subject, arm, WARM_UP, 1)
+class Asked(NamedTuple):
+    """Both servers, and what they serve."""
+
+    servers: Mapping[str, Server]
+    subject: Subject
+
+    def send(self, load: str, arm: str, waves: int, *seed: int) -> last_frames.Heard:
+        where_to = target(arm, self.subject, self.servers[ARMS[arm].server])
+        return last_frames.run(Pass(where_to, waves, seed, streamed=True, measured=True, lengths=LOADS[load]))
+
+    def cpu_seconds(self) -> float:
+        return sum(server.cpu_seconds() for server in self.servers.values())
 
 
-def stop_both(both: Mapping[str, Server]) -> None:
-    for server in both.values():
-        server.stop()
+def compared(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How much longer answers take with a history, in ms, by percentile."""
+    return {p: added(blocks, "request_ms", p, (KEPT, UNKEPT)) for p in ("p50", "p99")}
 
 
-def pilot(both: Mapping[str, Server], subject: Subject, seconds: float) -> int:
+def pilot(asked: Asked, load: str, seconds: float) -> int:
     """How many waves keep a server busy for a block."""
-    return math.ceil(seconds * PILOT / send(both, subject, UNKEPT, PILOT, 2).seconds)
+    done, spent = 0, 0.0
+    while spent < PILOT_SECONDS:
+        spent += asked.send(load, UNKEPT, PILOT, 2, done).seconds
+        done += PILOT
+    return math.ceil(seconds * done / spent)
 
 
-def send(both: Mapping[str, Server], subject: Subject, arm: str, waves: int, *seed: int) -> last_frames.Heard:
-    where_to = target(arm, subject, both[ARMS[arm].server])
-    return last_frames.run(Pass(where_to, waves, seed, streamed=True, measured=True))
-
-
-def block(both: Mapping[str, Server], subject: Subject, arm: str, waves: int, number: int) -> dict[str, Any]:
-    before, machine = sum(server.cpu_seconds() for server in both.values()), psutil.cpu_times()
-    heard = send(both, subject, arm, waves, 3, number)
-    ours = sum(server.cpu_seconds() for server in both.values()) - before + heard.client_cpu
-    say(f"  round {number + 1} {arm}: p99 {percentiles(heard.latencies)['p99']:.1f} ms")
+def block(asked: Asked, load: str, arm: str, waves: int, number: int) -> dict[str, Any]:
+    before, machine = asked.cpu_seconds(), psutil.cpu_times()
+    heard = asked.send(load, arm, waves, 3, number)
+    ours = asked.cpu_seconds() - before + heard.client_cpu
+    say(f"  {load}, round {number + 1} {arm}: p99 {(percentiles(heard.latencies) or {})['p99']:.1f} ms")
     return {
+        "load": load,
         "round": number,
         "arm": arm,
         "seconds": round(heard.seconds, 3),
+        "answers": len(heard.latencies),
         "lost": heard.lost,
         "request_ms": percentiles(heard.latencies),
         "others_cpu_s": others(machine, ours),

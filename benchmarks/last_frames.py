@@ -23,7 +23,7 @@ KEEP_ALIVE: Final = 1.0
 """Seconds that a connection may rest before it is closed: the server closes its own after 5."""
 PROMPT_TOKENS: Final = 16
 LENGTHS: Final = tuple(range(12, 108, 6))
-"""Tokens of the answers of a wave."""
+"""Tokens of the answers of a wave, where nothing else is asked for."""
 TEXT: Final = b'"text":'
 FINISH: Final = b'"finish_reason":"'
 READING: Final = b'"mooring":'
@@ -52,6 +52,8 @@ class Pass(NamedTuple):
     streamed: bool
     measured: bool
     """Whether answers carry readings."""
+    lengths: tuple[int, ...] = LENGTHS
+    """Tokens of the answers of a wave."""
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ def waves(given: Pass) -> list[Wave]:
         asks = load.asks(given.target, workload, given.waves, (*given.seed, length), given.streamed)
         return [Job(ask, length) for ask in asks]
 
-    return [list(wave) for wave in zip(*map(of_length, LENGTHS), strict=True)]
+    return [list(wave) for wave in zip(*map(of_length, given.lengths), strict=True)]
 
 
 def run(given: Pass) -> Heard:

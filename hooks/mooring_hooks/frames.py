@@ -3,15 +3,19 @@
 An API process opens an inbox (inbox.py) and puts a *ticket* into a request's `extra_args`: where to send, and a
 number that no other answer of that process has. Only the server writes tickets; from a client the key is a 400.
 
-A frame is one msgpack array of plain numbers and bytes, so nothing that is received can run code. Between the
-processes of one node it goes through a Unix socket in a folder of mode 0700, between nodes over TCP encrypted to
-the API process's public key (CURVE), which travels in the ticket and nowhere else.
+A frame is one msgpack array of plain numbers and bytes, so nothing that is received can run code. Between nodes it
+goes over TCP encrypted to the API process's public key (CURVE), which travels in the ticket and nowhere else. On one
+node it goes through a ring in memory (ring.py), because a socket costs the model a system call a step and its own
+thread's work: the worker makes the ring in the API process's folder, which has mode 0700, and says its name once over
+a Unix socket there. Where there is no room for a ring, its frames take that socket too.
 
 The sender may drop a frame, and counts it; it never blocks the model and never raises into it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,12 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from mooring_hooks.progress import say
+from mooring_hooks.ring import RingWriter
+
 READING_KEY: Final = "mooring.reading"
 """Key of `SamplingParams.extra_args` that holds a ticket."""
 INDEX: Final = 0
 SLOT: Final = 1
 HEAD: Final = 2
 """Words of a record before its projections: index of the generated token, slot."""
+RING: Final = b"mooring-ring:"
+"""Begins the message that names a ring; no frame begins so."""
+IPC: Final = "ipc://"
 WAITING_FRAMES: Final = 20_000
 """Frames that may wait on either side of the socket before new ones are dropped."""
 
@@ -114,29 +124,42 @@ class Ticket(NamedTuple):
 
 
 class Sender:
-    """Sockets to the API processes; `first` and `sites` place this stage among the model's sites."""
+    """The way to every API process; `first` and `sites` place this stage among the model's sites."""
 
     def __init__(self, first: int, sites: int) -> None:
         self._first, self._sites = first, sites
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._ways: dict[str, Callable[[bytes], bool]] = {}
+        """Address -> what takes a frame there, and says whether it did."""
+        self._open: list[zmq.Socket[bytes] | RingWriter] = []
         self._dropped: Counter[str] = Counter()
 
     def send(self, address: str, key: str, numbers: bytes, counts: bytes, words: Words) -> None:
         """Push one frame, or count it as dropped; `numbers` and `counts` as a frame has them."""
         frame = Frame(self._first, self._sites, self._dropped[address], numbers, counts, words.tobytes())
-        payload = encode(frame)
-        try:
-            (self._sockets.get(address) or self._connect(address, key)).send(payload, zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self._dropped[address] += 1
-        else:
-            self._dropped[address] = 0
+        way = self._ways.get(address) or self._way(address, key)
+        self._dropped[address] = 0 if way(encode(frame)) else frame.dropped + 1
 
     def count_dropped(self, inboxes: Sequence[tuple[str, str]]) -> None:
         """One frame to each of these (address, key) was not even made."""
         self._dropped.update(address for address, _ in inboxes)
 
-    def _connect(self, address: str, key: str) -> "zmq.Socket[bytes]":
+    def _way(self, address: str, key: str) -> Callable[[bytes], bool]:
+        socket = self._connect(address, key)
+        self._open.append(socket)
+        self._ways[address] = partial(_pushed, socket)
+        if address.startswith(IPC):
+            try:
+                ring = RingWriter(Path(address.removeprefix(IPC)).parent)
+            except OSError as error:
+                say(f"readings go over a socket, which costs a little more: no ring can be made: {error}")
+            else:
+                self._open.append(ring)
+                _pushed(socket, RING + ring.name.encode())
+                self._ways[address] = ring.write
+        return self._ways[address]
+
+    @staticmethod
+    def _connect(address: str, key: str) -> "zmq.Socket[bytes]":
         # The process's own context: one that is thrown away waits, without end, for sockets that are still open.
         socket = zmq.Context.instance().socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
@@ -145,10 +168,18 @@ class Sender:
             public, secret = zmq.curve_keypair()
             socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, key.encode()
         socket.connect(address)
-        self._sockets[address] = socket
         return socket
 
     def close(self) -> None:
-        for socket in self._sockets.values():
-            socket.close(linger=0)
-        self._sockets.clear()
+        for each in self._open:
+            each.close()
+        self._open.clear()
+        self._ways.clear()
+
+
+def _pushed(socket: "zmq.Socket[bytes]", message: bytes) -> bool:
+    try:
+        socket.send(message, zmq.NOBLOCK)
+    except zmq.ZMQError:
+        return False
+    return True

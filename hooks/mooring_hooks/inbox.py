@@ -1,10 +1,11 @@
-"""The API process's end: one socket, and for every open answer the rows that came for it.
+"""The API process's end: one socket, the rings that were named there, and for every open answer the rows that came.
 
-Nothing wakes up for a frame: they wait in the socket until somebody drains it, which costs least when many wait.
+Nothing wakes up for a frame: they wait where they lie until somebody drains, which costs least when many wait.
 Rows are kept as they came and put in order once, at the end: a position that was computed twice (after a
 preemption) counts once, with the value it had last.
 """
 
+import re
 import shutil
 import tempfile
 import threading
@@ -17,7 +18,21 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from mooring_hooks.frames import HEAD, INDEX, SLOT, WAITING_FRAMES, MalformedFrame, Ticket, decode, record_size
+from mooring_hooks.frames import (
+    HEAD,
+    INDEX,
+    IPC,
+    RING,
+    SLOT,
+    WAITING_FRAMES,
+    MalformedFrame,
+    Ticket,
+    decode,
+    record_size,
+)
+from mooring_hooks.ring import BrokenRing, RingReader
+
+_RING_NAME: Final = re.compile(rb"ring-[A-Za-z0-9_]{1,64}")
 
 
 class Rows(NamedTuple):
@@ -56,6 +71,7 @@ class Inbox:
         self._folder: Path | None = None
         self.key = ""
         self.address = self._bind_folder() if tcp_host is None else self._bind_tcp(tcp_host)
+        self._rings: list[RingReader] = []
         self._answers: dict[int, Stages] = {}
         self._widths: dict[int, int] = {}
         self._numbers: Final = count(1)
@@ -87,12 +103,41 @@ class Inbox:
     def drain(self) -> None:
         """Take every frame that has come."""
         with self._lock:
-            while not self._socket.closed:
-                try:
-                    payload = self._socket.recv(zmq.NOBLOCK)
-                except zmq.Again:
-                    return
+            if self._socket.closed:
+                return
+            if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # cheaper than a `recv` that raises
+                self._drain_socket()
+            for ring in [*self._rings]:
+                self._drain_ring(ring)
+
+    def _drain_socket(self) -> None:
+        while True:
+            try:
+                payload = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if payload.startswith(RING):
+                self._add_ring(payload.removeprefix(RING))
+            else:
                 self._take(payload)
+
+    def _add_ring(self, name: bytes) -> None:
+        if self._folder is None or not _RING_NAME.fullmatch(name):
+            self._malformed += 1
+            return
+        try:
+            self._rings.append(RingReader(self._folder / name.decode()))
+        except (OSError, ValueError):
+            self._malformed += 1
+
+    def _drain_ring(self, ring: RingReader) -> None:
+        try:
+            for payload in ring.read():
+                self._take(payload)
+        except BrokenRing:
+            self._malformed += 1
+            self._rings.remove(ring)
+            ring.close()
 
     def _take(self, payload: bytes) -> None:
         try:
@@ -128,12 +173,15 @@ class Inbox:
         """Close the socket; nothing is drained after that."""
         with self._lock:
             self._socket.close(linger=0)
+            for ring in self._rings:
+                ring.close()
+            self._rings.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _bind_folder(self) -> str:
         self._folder = Path(tempfile.mkdtemp(prefix="mooring-"))  # mode 0700
-        address = f"ipc://{self._folder / 'readings'}"
+        address = f"{IPC}{self._folder / 'readings'}"
         self._socket.bind(address)
         return address
 

@@ -51,7 +51,9 @@ class Readings:
     def __init__(self, sites: Sequence[Site], first: int, device: torch.device) -> None:
         self._sites = sites
         self._sender = Sender(first, len(sites))
-        self._views: list[tuple[int, Projections]] = [(0, np.zeros(0, np.float32))] * len(sites)
+        self._viewed = 0
+        """Where the first site's buffer lay when `_views` were made."""
+        self._views: list[Projections] = []
         self._later: queue.Queue[Callable[[], None]] | None = None
         if device.type != "cpu":
             self._later = queue.Queue(WAITING_STEPS)
@@ -92,13 +94,11 @@ class Readings:
 
     def _now(self, count: int) -> list[Projections]:
         """(count,) of each site, where they lie: on a CPU the step has ended."""
-        found = []
-        for i, site in enumerate(self._sites):
-            buffer: torch.Tensor = site.module.mooring_projections  # type: ignore[assignment]
-            if self._views[i][0] != buffer.data_ptr():
-                self._views[i] = (buffer.data_ptr(), buffer.numpy())
-            found.append(self._views[i][1][:count])
-        return found
+        first: int = self._sites[0].module.mooring_projections.data_ptr()  # type: ignore[operator, union-attr]
+        if self._viewed != first:  # all are made together, and move together if ever
+            buffers: list[Any] = [site.module.mooring_projections for site in self._sites]
+            self._viewed, self._views = first, [buffer.numpy() for buffer in buffers]
+        return [view[:count] for view in self._views]
 
     def _copied(self, count: int) -> Callable[[], Sequence[Projections]]:
         """A function that returns them once the device has written them."""

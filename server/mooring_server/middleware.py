@@ -58,8 +58,9 @@ class Reply:
             await self._on_start(message)
         elif self._start is not None and message["type"] == "http.response.body":
             await self._on_body(message)
-        elif self._streaming and message["type"] == "http.response.body" and message.get("body"):
-            await self._send({**message, "body": await self._framed(message["body"])})
+        elif self._streaming and message["type"] == "http.response.body" and (chunk := message.get("body")):
+            framed = await self._framed(chunk)
+            await self._send(message if framed is chunk else {**message, "body": framed})
         else:
             await self._send(message)
 

@@ -54,6 +54,8 @@ class Said:
             return
 
     def frames(self, chunk: bytes) -> None:
+        if self.response and self._take is _completions:
+            return  # the id was all that was wanted
         at = chunk.find(DATA)
         while at >= 0:
             end = chunk.find(b"\n\n", at)

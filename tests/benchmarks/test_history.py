@@ -45,16 +45,18 @@ class FakeServer:
 def test_answers_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def send(both: Any, subject: Any, arm: str, waves: int, *seed: int) -> Heard:
-        asked.append((arm, waves, seed))
+    def send(self: history.Asked, load: str, arm: str, waves: int, *seed: int) -> Heard:
+        asked.append((load, arm, waves, seed))
         return Heard(latencies=[0.1 + (0.0005 if arm == history.KEPT else 0.0)] * 100, seconds=1.0)
 
-    monkeypatch.setattr(history, "send", send)
+    monkeypatch.setattr(history.Asked, "send", send)
     monkeypatch.setattr(history, "servers", lambda *_: {"mooring": FakeServer(), "unkept": FakeServer()})
     found = history.answers(history.parse(["answers", "--pairs", "4", "--starts", "2", "--block-seconds", "2"]))
-    assert found["added_ms"]["p99"]["median"] == pytest.approx(0.5)
-    assert [target["met"] for target in found["targets"]] == [True]
-    measured = [(arm, seed) for arm, waves, seed in asked if seed[0] == 3]
-    assert [arm for arm, _ in measured] == ["default", "unkept", "unkept", "default"] * 2
-    assert [seed[1] for _, seed in measured] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert {block["start"] for block in found["blocks"]} == {0, 2} and found["waves"] == 12
+    assert [target["met"] for target in found["targets"]] == [True, True]
+    for load in ("alone", "together"):
+        assert found["added_ms"][load]["p99"]["median"] == pytest.approx(0.5)
+        measured = [(arm, seed) for of, arm, _, seed in asked if of == load and seed[0] == 3]
+        assert [arm for arm, _ in measured] == ["default", "unkept", "unkept", "default"] * 2
+        assert [seed[1] for _, seed in measured] == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert found["waves"][load] == 12
+    assert {block["start"] for block in found["blocks"]} == {0, 1}

@@ -14,8 +14,9 @@ import pytest
 import zmq
 
 from mooring_hooks import frames
-from mooring_hooks.frames import Frame, MalformedFrame, Sender, Ticket, decode, encode, records
+from mooring_hooks.frames import RING, Frame, MalformedFrame, Sender, Ticket, decode, encode, records
 from mooring_hooks.inbox import Inbox, Rows
+from mooring_hooks.ring import RingWriter
 
 SITES = 3
 
@@ -197,8 +198,18 @@ def test_between_nodes_only_holders_of_the_key_are_heard() -> None:
     inbox.stop()
 
 
-def test_a_full_socket_drops_and_says_so_and_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_ring(folder: Path) -> RingWriter:
+    raise OSError(28, "No space left on device")
+
+
+def small_ring(folder: Path) -> RingWriter:
+    return RingWriter(folder, 256)
+
+
+@pytest.mark.parametrize("ring", [no_ring, small_ring])
+def test_a_full_way_drops_and_says_so_and_never_blocks(ring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "WAITING_FRAMES", 3)
+    monkeypatch.setattr(frames, "RingWriter", ring)
     inbox = Inbox(SITES)
     sender, ticket = Sender(0, SITES), inbox.open()
     nowhere = inbox.address + "-later"
@@ -208,6 +219,47 @@ def test_a_full_socket_drops_and_says_so_and_never_blocks(monkeypatch: pytest.Mo
     assert time.monotonic() - started < 1
     assert sender._dropped[nowhere] > 0
     inbox.stop()
+
+
+def test_without_room_for_a_ring_frames_take_the_socket(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(frames, "RingWriter", no_ring)
+    sender, ticket = Sender(0, SITES), inbox.open()
+    for token in range(5):
+        push(inbox, sender, [ticket.number], [1], words([token]))
+    assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and inbox._rings == []
+    assert capfd.readouterr().err.count("no ring can be made: [Errno 28] No space left on device") == 1
+
+
+def test_on_one_node_frames_go_through_a_ring_that_leaves_no_file(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    for token in range(5):
+        push(inbox, sender, [ticket.number], [1], words([token]))
+    assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and len(inbox._rings) == 1
+    folder = Path(inbox.address.removeprefix("ipc://")).parent
+    assert [path.name for path in folder.iterdir()] == ["readings"]
+
+
+@pytest.mark.parametrize("name", [b"../../etc/passwd", b"ring-none", b"readings", b"\xff", b""])
+def test_a_ring_that_is_none_is_counted_and_nothing_is_opened(inbox: Inbox, name: bytes) -> None:
+    with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
+        stranger.connect(inbox.address)
+        stranger.send(RING + name)
+        until = time.monotonic() + 5
+        while inbox.counts.malformed < 1 and time.monotonic() < until:
+            inbox.drain()
+    assert inbox.counts.malformed == 1 and inbox._rings == []
+
+
+def test_a_broken_ring_is_given_up_and_counted(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    push(inbox, sender, [ticket.number], [1], words([0]))
+    collected(inbox, ticket.number, 1)
+    (ring,) = (each for each in sender._open if isinstance(each, RingWriter))
+    ring._counters[0] += 10 * ring._size
+    inbox.drain()
+    assert inbox.counts.malformed == 1 and inbox._rings == []
 
 
 def test_what_a_sender_dropped_is_told_by_its_next_frame(inbox: Inbox) -> None:

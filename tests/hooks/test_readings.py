@@ -89,7 +89,7 @@ def test_a_step_without_anything_to_read_sends_nothing(inboxes: list[Inbox]) -> 
     readings, ticket = Readings(sites(), 0, torch.device("cpu")), inboxes[0].open()
     take(readings, batch((5, 0, 5)), [ticket])
     take(readings, batch((1, 1, 1)), [None])
-    assert not readings._sender._sockets
+    assert not readings._sender._ways
 
 
 class Waiting(Readings):
