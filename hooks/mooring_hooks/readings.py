@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mooring_hooks.frames import Sender, Ticket, records
+from mooring_hooks.frames import HEAD, INDEX, SLOT, Sender, Ticket, Words, records
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
 Projections = npt.NDArray[np.float32]
+EMPTY: Final = np.zeros((0, 0), "<i4")
 WAITING_STEPS: Final = 256
 """Steps whose copy may be on its way before new ones are dropped."""
 
@@ -33,8 +34,8 @@ class Tickets:
     """(R,) index of each request's inbox; -1 where nobody asked."""
     numbers: npt.NDArray[np.int64]
     """(R,)"""
-    whole: tuple[bytes, bytes] | None
-    """Numbers and counts of a frame in which every request has one row, if all go to one inbox."""
+    whole: "Whole | None"
+    """If all go to one inbox."""
 
     @classmethod
     def of(cls, tickets: Sequence[Ticket | None]) -> "Tickets":
@@ -42,7 +43,34 @@ class Tickets:
         inbox = np.array([-1 if t is None else inboxes.index((t.address, t.key)) for t in tickets], np.int64)
         numbers = np.array([0 if t is None else t.number for t in tickets], np.int64)
         alone = len(inboxes) == 1 and None not in tickets
-        return cls(inboxes, inbox, numbers, _wire(numbers, np.ones_like(numbers)) if alone else None)
+        return cls(inboxes, inbox, numbers, Whole(numbers) if alone else None)
+
+
+class Whole:
+    """What a step sends in which each of R requests decodes one token: made once, since most steps are such."""
+
+    def __init__(self, numbers: npt.NDArray[np.int64]) -> None:
+        self.wire = _wire(numbers, np.ones_like(numbers))
+        self._requests, self._decodes = len(numbers), False
+        self._words, self._values = EMPTY, EMPTY.view("<f4")
+
+    def decodes(self, batch: Batch, rows: int) -> bool:
+        """Whether every request has exactly one row, behind its prompt; there it stays as long as the batch lives."""
+        if rows == self._requests and not self._decodes:
+            self._decodes = bool((batch.computed >= batch.prompt_lengths).all())
+        return rows == self._requests and self._decodes
+
+    def words(self, batch: Batch, rows: npt.NDArray[np.int32], projections: Sequence[Projections]) -> Words:
+        """As `records` makes them, in one place that is used again."""
+        if self._words.shape != (shape := (self._requests, HEAD + len(projections))):
+            self._words = np.empty(shape, "<i4")
+            self._values = self._words.view("<f4")
+        words, values = self._words, self._values
+        words[:, INDEX] = batch.computed - batch.prompt_lengths
+        words[:, SLOT] = rows
+        for site, row in enumerate(projections, HEAD):
+            values[:, site] = row
+        return words
 
 
 class Readings:
@@ -63,6 +91,10 @@ class Readings:
         """Read the step that has just run; `rows` (T,) are its slots."""
         if not tickets.inboxes or not self._sites:
             return
+        whole = tickets.whole
+        if self._later is None and whole is not None and whole.decodes(batch, len(rows)):
+            self._sender.send(*tickets.inboxes[0], *whole.wire, whole.words(batch, rows, self._now(len(rows))))
+            return
         generated = batch.computed + batch.scheduled - batch.prompt_lengths
         if generated.max() <= 0:
             return
@@ -79,8 +111,8 @@ class Readings:
         self, batch: Batch, generated: Any, rows: Any, tickets: Tickets, projections: Sequence[Projections]
     ) -> None:
         """`generated` (R,) is how many generated positions each request has, this step included."""
-        if tickets.whole is not None and len(rows) == len(generated) and generated.min() > 0:  # a step of decoding
-            self._sender.send(*tickets.inboxes[0], *tickets.whole, records(generated - 1, rows, projections))
+        if tickets.whole is not None and tickets.whole.decodes(batch, len(rows)):
+            self._sender.send(*tickets.inboxes[0], *tickets.whole.wire, records(generated - 1, rows, projections))
             return
         counts = np.clip(generated, 0, batch.scheduled)
         index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)

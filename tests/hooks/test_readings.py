@@ -67,6 +67,25 @@ def test_only_positions_of_generated_tokens_are_sent(inboxes: list[Inbox]) -> No
     assert len(inboxes[0].collect(tickets[0].number, 5)) == 0
 
 
+def test_a_batch_that_goes_from_its_prompts_to_decoding_sends_every_position_once(inboxes: list[Inbox]) -> None:
+    found = sites()
+    readings, asked = Readings(found, 0, torch.device("cpu")), [inboxes[0].open() for _ in range(3)]
+    tickets, prompts = Tickets.of(asked), (4, 2, 3)
+    steps = [((0, 4), (0, 1), (0, 3)), *(((4 + k, 1), (1 + k, 1), (3 + k, 1)) for k in range(4))]
+    for step in steps:
+        given = batch(*((prompt, *of) for prompt, of in zip(prompts, step, strict=True)))
+        rows = np.arange(int(given.scheduled.sum()), dtype=np.int32) % 2
+        for site in found:
+            site.module.mooring_projections += 1.0
+        readings.take(given, rows, tickets)
+    rows_of = [arrived(inboxes[0], ticket.number, 4 if n != 1 else 3) for n, ticket in enumerate(asked)]
+    assert [rows.index.tolist() for rows in rows_of] == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2, 3]]
+    assert rows_of[0].projections.tolist() == [[2, 3, 4, 5], [102, 103, 104, 105]]
+    assert rows_of[1].projections.tolist() == [[4, 5, 6], [104, 105, 106]]
+    assert rows_of[2].projections.tolist() == [[4, 5, 6, 7], [104, 105, 106, 107]]
+    assert rows_of[2].slots.tolist() == [0, 0, 0, 0] and rows_of[1].slots.tolist() == [1, 1, 1]
+
+
 def test_a_buffer_that_was_replaced_is_read_where_it_is_now(inboxes: list[Inbox]) -> None:
     found = sites()
     readings, ticket = Readings(found, 0, torch.device("cpu")), inboxes[0].open()
