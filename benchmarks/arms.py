@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psutil
+
 from load import CannotMeasure, Target
 
 START_LIMIT: Final = 600.0

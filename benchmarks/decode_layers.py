@@ -17,8 +17,9 @@ by; a model of `sites` sites among `layers` layers is then computed:
 
 from typing import Final, NamedTuple
 
-import norms
 import torch
+
+import norms
 from norms import Compiler, Norm, Pair, Site
 
 

@@ -36,13 +36,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 import yaml
-from prompts import SEED, Sizes, unseen
 
 from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, replay
 from mooring_axes.demo.corpus import Item
 from mooring_axes.profiles import Profile, ProfileFile, ResolvedProfile, load_profiles, resolve
+from mooring_bench.prompts import SEED, Sizes, unseen
 
 MATCHED: Final = "strong"
 RESPONSE: Final = "response"
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if it is not there")
     own.add_argument("--controls", type=int, default=CONTROLS, help="random directions (%(default)s)")
     own.add_argument("--jailbreaks", type=int, default=Sizes().jailbreaks, help="to measure the lift on (%(default)s)")
-    own.add_argument("--seed", type=int, default=SEED, help="of the jailbreaks, as in quality.py (%(default)s)")
+    own.add_argument("--seed", type=int, default=SEED, help="of the jailbreaks, as in `bench quality` (%(default)s)")
     return own
 
 

@@ -25,21 +25,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import last_frames
 import numpy as np
 import psutil
+from prometheus_client import REGISTRY
+
+import last_frames
 from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
-from blocks import orders, spread
 from last_frames import LENGTHS, Pass
 from load import percentiles
-from overhead import FOLDER, OPTIONS, PILOT_SECONDS, others, say, subject_of
-from prometheus_client import REGISTRY
-from readings_result import added
-from record import save, where
-
+from mooring_bench.blocks import orders, spread
+from mooring_bench.record import save, where
 from mooring_server.history.location import open_store
 from mooring_server.history.writer import Writer
 from mooring_server.record import Record, Sink
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, others, say, subject_of
+from readings_result import added
 
 RATE, SECONDS = 5000, 20.0
 LOST_WANTED: Final = 0

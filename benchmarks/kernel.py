@@ -34,9 +34,9 @@ ROOT: Final = Path(__file__).parents[1]
 # Of this checkout: the machine with the GPU need not have Mooring installed.
 sys.path[:0] = [str(ROOT / "axes"), str(ROOT / "hooks")]
 
-from blocks import orders  # noqa: E402
 from kernel_result import Cell, Result, StackCell, card, cell_of, stack_cell_of, targets  # noqa: E402
-from record import save, where  # noqa: E402
+from mooring_bench.blocks import orders  # noqa: E402
+from mooring_bench.record import save, where  # noqa: E402
 
 ROWS: Final = (1, 8, 32, 64, 256, 1024, 8192)
 HIDDEN: Final = (896, 1024, 2304, 4096, 5120, 8192, 16384)
@@ -185,8 +185,9 @@ def copy_roof() -> float:
 
 def prepare(run: Run, hidden: int) -> dict[str, Any]:
     """Every arm's norm at one hidden size, proven on the device."""
-    import norms
     import torch
+
+    import norms
 
     torch._dynamo.reset()
     dtype, most = getattr(torch, run.options.dtype), max(*run.options.rows, CHECKED_ROWS)
@@ -283,9 +284,10 @@ def take_turns(replays: Mapping[str, Timed], rounds: int) -> list[dict[str, Any]
 
 def measure_stack(run: Run, name: str) -> None:
     """Every arm runs the same layers on the same input."""
+    import torch
+
     import decode_layers
     import norms
-    import torch
 
     torch._dynamo.reset()
     shape, dtype, cuda = decode_layers.SHAPES[name], getattr(torch, run.options.dtype), torch.device("cuda")

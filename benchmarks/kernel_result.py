@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from blocks import estimate, paired, rounded
+
+from mooring_bench.blocks import estimate, paired, rounded
 
 PLAIN: Final = ("compiled", "by-hand")
 OURS: Final = ("inductor", "triton")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import aiohttp
+
 import load
 from load import HEADERS, PROFILE_HEADER, TIMEOUT, Ask, CannotMeasure, Target, Workload
 

@@ -34,15 +34,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import load
 import psutil
-from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, start_all, stop_all, target
-from blocks import orders, spread
-from load import CannotMeasure, Heard, Pass, Workload, percentiles
-from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
-from record import ROOT, save, where
 
+import load
+from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, start_all, stop_all, target
+from load import CannotMeasure, Heard, Pass, Workload, percentiles
 from mooring_axes import demo
+from mooring_bench.blocks import orders, spread
+from mooring_bench.record import ROOT, save, where
+from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
 
 FOLDER: Final = ROOT / ".build" / "benchmarks"
 CONCURRENCY: Final = 16

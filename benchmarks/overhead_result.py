@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+
 from arms import BASELINE
-from blocks import estimate, null, paired, rounded, starts_of
+from mooring_bench.blocks import estimate, null, paired, rounded, starts_of
 
 NUMBERS: Final = ("tokens_per_s", "itl_ms", "latency_ms", "cpu_s_per_token")
 COMPARED: Final = (

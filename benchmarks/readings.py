@@ -26,15 +26,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import last_frames
 import psutil
+
+import last_frames
 from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
-from blocks import orders, spread
 from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, percentiles
+from mooring_bench.blocks import orders, spread
+from mooring_bench.record import save, where
 from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, others, say, subject_of
 from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
-from record import save, where
 
 STARTS: Final = 4
 WARM_UP: Final = 3

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from blocks import PERCENTILES, by_start, drawn, estimate, null, paired, starts_of
+
+from mooring_bench.blocks import by_start, drawn, estimate, null, paired, percentiles, starts_of
 from overhead_result import MET, rounded
 
 ON, OFF = "default", "unmeasured"
@@ -74,7 +75,7 @@ def _interval(differences: Sequence[float], starts: Sequence[int]) -> Result:
     if len(values):
         found["median"] = round(float(np.median(values)), 4)
     if len(values) > 1:
-        low, high = np.percentile(drawn(by_start(values, starts)), PERCENTILES)
+        low, high = np.percentile(drawn(by_start(values, starts)), percentiles(len(values)))
         found |= {"low": round(float(low), 4), "high": round(float(high), 4)}
     return found
 

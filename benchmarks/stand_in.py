@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
-from arms import DEFAULT, SLOTS, more_profiles, profile_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
+from arms import DEFAULT, SLOTS, more_profiles, profile_file
 from mooring_axes import demo
 from mooring_axes.artifact import Axis, Recommended
 

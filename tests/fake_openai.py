@@ -45,7 +45,8 @@ class Fake:
         self.bodies.append(body)
         if (instead := self.before(len(self.bodies))) is not None:
             return instead
-        asked = body.get("vllm_xargs", {}).get("mooring_profile")
+        named = str(body["model"]).removeprefix("demo").removeprefix(":") or None
+        asked = body.get("vllm_xargs", {}).get("mooring_profile", named)
         if asked is not None and asked not in self.profiles:
             return JSONResponse({"error": {"message": f"{asked!r} is not a profile that can be chosen here"}}, 400)
         return self._completion(body["messages"], asked or (self.profiles[-1] if self.profiles else None))

@@ -6,6 +6,8 @@
     mooring axes show FILE|NAME  what an axis file holds
     mooring axes convert ...     turn the paper's .pt files into an axis file
     mooring history export ...   the turns that were kept, as CSV or Parquet
+    mooring bench load URL       what capping costs, arm against arm
+    mooring bench quality URL    what it buys: harm, refusals, capability, drift
 
 What a person can put right is printed without a traceback, with exit code 2.
 """
@@ -37,9 +39,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _commands() -> dict[str, Callable[[Sequence[str]], int | None]]:
+    from mooring_bench.command import bench
     from mooring_server.axes_command import axes
     from mooring_server.doctor import doctor
     from mooring_server.history.export import history
     from mooring_server.serve import serve
 
-    return {"serve": serve, "doctor": doctor, "axes": axes, "history": history}
+    return {"serve": serve, "doctor": doctor, "axes": axes, "history": history, "bench": bench}

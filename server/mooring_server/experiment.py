@@ -19,6 +19,7 @@ under the profile of the arm `default`; neither is of the experiment, nor is any
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -31,11 +32,11 @@ from mooring_axes.artifact import FilePath
 from mooring_axes.errors import CannotServe
 from mooring_axes.yaml12 import read_mapping
 from mooring_hooks.table import Settings
+from mooring_server.record import NO_ARM
+from mooring_server.turn import READINGS_VARIABLE, readings_wanted
 
 EXPERIMENT_VARIABLE: Final = "MOORING_EXPERIMENT"
 """Path of the file, where `mooring serve --experiment` named one."""
-NONE: Final = "none"
-"""The arm of what is of no experiment."""
 
 
 def _named(name: str) -> str:
@@ -63,7 +64,7 @@ class Given(NamedTuple):
 
     profile: str
     arm: str
-    """NAME/ARM, or NONE."""
+    """NAME/ARM, or NO_ARM."""
 
 
 class Experiment(BaseModel):
@@ -139,7 +140,7 @@ class Experiment(BaseModel):
     @property
     def fallback(self) -> Given:
         """For requests without a session."""
-        return Given(self.arms[self.default].profile, NONE)
+        return Given(self.arms[self.default].profile, NO_ARM)
 
     def arm_by_hash(self, session: str) -> str:
         """The arm of a session that has not begun yet."""
@@ -152,6 +153,12 @@ class Experiment(BaseModel):
         shares = list(self.shares.values())
         last = max(i for i, share in enumerate(shares) if share > 0)
         return [1.0 if i >= last else bound for i, bound in enumerate(accumulate(shares))]
+
+
+def refuse_unmeasured(environment: Mapping[str, str]) -> None:
+    """CannotServe where answers are not measured."""
+    if not readings_wanted(environment):
+        raise CannotServe(f"{READINGS_VARIABLE}=0 leaves nothing to compare the arms by: unset it, or --experiment")
 
 
 def place_of(salt: str, session: str) -> float:

@@ -40,9 +40,8 @@ from mooring_hooks.table import (
 )
 from mooring_server import sessions
 from mooring_server.choice import aliases
-from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment
+from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment, refuse_unmeasured
 from mooring_server.history import location
-from mooring_server.turn import READINGS_VARIABLE, readings_wanted
 
 WORKER: Final = "mooring_hooks.worker.Worker"
 PLUGIN: Final = "mooring"
@@ -369,8 +368,7 @@ def check_experiment(environment: Mapping[str, str], settings: Settings) -> list
         return []
     experiment = Experiment.load(path)
     experiment.check_profiles(settings)
-    if not readings_wanted(environment):
-        raise CannotServe(f"{READINGS_VARIABLE}=0 leaves nothing to compare the arms by: unset it, or --experiment")
+    refuse_unmeasured(environment)
     dealt = ", ".join(f"{100 * share:.3g} % {arm}" for arm, share in experiment.shares.items())
     notes = [f"experiment {experiment.name}: of the sessions that clients name, {dealt}"]
     if environment[location.HISTORY_VARIABLE] == location.OFF:

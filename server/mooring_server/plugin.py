@@ -29,7 +29,7 @@ from mooring_server import playground
 from mooring_server.announce import announce
 from mooring_server.assignments import Assignments
 from mooring_server.choice import HEADER, asked_for, profile_in_name
-from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment
+from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment, refuse_unmeasured
 from mooring_server.history.routes import router as history_router
 from mooring_server.history.start import start as start_history
 from mooring_server.history.store import Store
@@ -156,6 +156,7 @@ def _assignments(settings: Settings, store: Store | None, model: str) -> Assignm
         return None
     experiment = Experiment.load(path)
     experiment.check_profiles(settings)
+    refuse_unmeasured(os.environ)
     assignments = Assignments(experiment, store, model)
     assignments.watch()
     return assignments

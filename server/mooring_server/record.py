@@ -7,8 +7,12 @@ is logged and counted; neither the answer nor another sink notices.
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from mooring_hooks.progress import say
+
+NO_ARM: Final = "none"
+"""The arm of what is of no experiment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from mooring_hooks.measure import Reading
-from mooring_server.experiment import NONE
-from mooring_server.record import Record
+from mooring_server.record import NO_ARM, Record
 from mooring_server.turn import Turn
 
 TOKENS_MOST: Final = 4096
@@ -79,7 +78,7 @@ def _unmeasured(record: Record) -> dict[str, Any]:
 
 def _head(record: Record) -> dict[str, Any]:
     head = {"profile": record.profile, "session": record.session or None, "turn": record.turn}
-    return head if record.arm == NONE else head | {"arm": record.arm}
+    return head if record.arm == NO_ARM else head | {"arm": record.arm}
 
 
 def _tokens(turn: Turn, reading: Reading, start: int) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.measure import Measure, Reading
 from mooring_server import metrics
 from mooring_server.conversation import NOWHERE
-from mooring_server.experiment import NONE
-from mooring_server.record import Record, Sinks
+from mooring_server.record import NO_ARM, Record, Sinks
 from mooring_server.said import Said
 from mooring_server.sessions import Responses, Sessions, normalised
 from mooring_server.splice import Route
@@ -164,7 +163,7 @@ class Turn:
         """As the client names it."""
         self.identity = "none"
         """Who named the session; see sessions.py."""
-        self.arm = NONE
+        self.arm = NO_ARM
         """Of the experiment."""
         self.wants_tokens = False
         self.beam_search = False

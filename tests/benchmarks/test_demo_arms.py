@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from demo_arms import SEED, Lifts, controls, mean_lifts, response, turned, write
-from prompts import unseen
 
+from demo_arms import SEED, Lifts, controls, mean_lifts, response, turned, write
 from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, replay
 from mooring_axes.profiles import Profile, load_profiles, resolve
+from mooring_bench.prompts import unseen
 from mooring_server.plan import resolve_all
 
 LIFTS = Lifts(everywhere={4: 9.0, 5: 1.5, 6: 0.5}, prompt={4: 13.0, 5: 2.0, 6: 0.75})

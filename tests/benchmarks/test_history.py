@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import history
 import pytest
+
+import history
 from last_frames import Heard
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import kernel
-import kernel_result
 import pytest
 import torch
+
+import kernel
+import kernel_result
 from kernel import CannotMeasure
 from kernel_result import Cell, StackCell, cell_of, stack_cell_of, targets
 

@@ -18,13 +18,12 @@ from aiohttp import web
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import arms
-import blocks
 import load
 import overhead
 import overhead_result
-import record
 import stand_in
 from load import CannotMeasure, Heard, Pass, Target, Workload
+from mooring_bench import blocks, record
 
 DECODE = Workload("decode", 4, 5)
 PREFILL = Workload("prefill", 8, 1)

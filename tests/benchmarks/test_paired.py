@@ -4,9 +4,10 @@ import math
 from itertools import product
 
 import numpy as np
-import paired
 import pytest
-from paired import Table
+
+from mooring_bench import paired
+from mooring_bench.paired import Table
 
 
 def test_wilson_is_the_published_interval() -> None:

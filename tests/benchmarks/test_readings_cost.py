@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import last_frames
 import pytest
-import readings
-import readings_result
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+import last_frames
+import readings
+import readings_result
 from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, Target
 

@@ -6,11 +6,11 @@
 import math
 from typing import NamedTuple
 
-import decode_layers
-import norms
 import pytest
 import torch
 
+import decode_layers
+import norms
 from mooring_hooks.kernel import capped_add_rms_norm
 from mooring_hooks.norm import SiteTables, reference
 

@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import norms
 import pytest
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import norms
 from interpreter import run_tests
 from mooring_axes.errors import CannotServe
 from mooring_hooks import kernel

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
-import paired
-import prompts
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,6 +17,7 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, judge
 from mooring_axes.profiles import ResolvedProfile, load_profiles, off_profile, resolve
+from mooring_bench import paired, prompts
 from servers import Server
 from tiny import Replay
 

@@ -1,12 +1,13 @@
 """What a profile does to a served model: harm, refusals, capability, voice and drift, item by item against `off`.
 
-    python benchmarks/quality.py URL [--profiles off,gentle,strong] [--out FILE.json]
-    python benchmarks/quality.py URL --prompts FILE.jsonl [FILE.jsonl ...]
+    mooring bench quality URL [--arms off,gentle,strong] [--out FILE.json]
+    mooring bench quality URL --prompts FILE.jsonl [FILE.jsonl ...]
 
-URL is any OpenAI-compatible endpoint. Without --profiles every profile that GET /v1/models lists is measured; a
-server without Mooring is measured as the arm `stock`, with no profile asked for and no readings. Without --prompts
-the held-out sets of the embedded demo are asked; prompts.py describes the sets, the format of a prompt file, and why
-the seed is a fresh one; judges.py describes how answers are judged. OPENAI_API_KEY is sent if it is set.
+URL is any OpenAI-compatible endpoint. Without --arms every profile that GET /v1/models lists is measured; the arm
+`default` is the profile of requests that name none. A server without Mooring is measured as the arm `stock`, with no
+profile asked for and no readings. Without --prompts the held-out sets of the embedded demo are asked; prompts.py
+describes the sets, the format of a prompt file, and why the seed is a fresh one; judges.py describes how answers are
+judged. OPENAI_API_KEY is sent if it is set.
 
 Output: a card for people, then the very last line of stdout is one JSON document with the same numbers and more
 (summary.py, targets.py). --out writes the document, and the card beside it with the ending .md; --answers writes
@@ -24,13 +25,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import paired
-import targets
-from asking import Limits, Record, Run, Served, ask_all, look
-from card import card
-from prompts import SEED, CannotMeasure, Prompt, demo_prompts, limited, prompts_by_set, read_prompts
-from record import save, where
-from summary import Judged, outcomes, summarise
+from mooring_bench import paired, targets, tasks, verdicts
+from mooring_bench.asking import Limits, Record, Run, Served, ask_all, look
+from mooring_bench.card import card
+from mooring_bench.judges import ModelJudge
+from mooring_bench.options import check_writable, count, names
+from mooring_bench.prompts import SEED, CannotMeasure, Prompt, demo_prompts, limited, prompts_by_set, read_prompts
+from mooring_bench.record import save, where
+from mooring_bench.summary import Judged, outcomes, summarise
 
 MAX_TOKENS_DEMO: Final = 96
 MAX_TOKENS: Final = 512
@@ -40,59 +42,55 @@ INTERRUPTED: Final = "interrupted"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        _check_folders([path for path in (options.out, options.answers) if path is not None])
+        check_writable(options.out)
+        check_writable(options.answers)
         prompts = limited(
             read_prompts(options.prompts) if options.prompts else demo_prompts(options.seed), options.limit
         )
-        served = asyncio.run(look(options.url, options.model, options.profiles))
+        served = asyncio.run(look(options.url, options.model, options.arms))
+        judge = _judge(options, prompts)
+        version = tasks.check(_task_options(options)) if options.tasks else None
     except CannotMeasure as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     run = measure(options, served, prompts)
-    publish(options, result_of(options, served, prompts, run), run.records)
+    if judge is not None:
+        run.records = verdicts.judged(run.records, options.judge, judge, options.seed)
+    result = result_of(options, served, prompts, run)
+    if version is not None and not run.stopped:
+        result["tasks"] = _tasks(options, served, result, version)
+    publish(options, result, run.records)
     return 130 if run.stopped == INTERRUPTED else 1 if run.stopped else 0
 
 
 def parser() -> argparse.ArgumentParser:
-    own = argparse.ArgumentParser(description="Measure what profiles do to a served model.", allow_abbrev=False)
+    own = argparse.ArgumentParser(
+        prog="mooring bench quality", description="Measure what profiles do to a served model.", allow_abbrev=False
+    )
     own.add_argument("url", metavar="URL", help="of the server: http://HOST:PORT")
     own.add_argument(
-        "--profiles", type=_names, metavar="A,B", help="profiles to measure; without it, all that are listed"
+        "--arms", type=names, metavar="A,B", help="profiles to measure; without it, all that are listed"
     )
     own.add_argument(
         "--prompts", type=Path, nargs="+", metavar="FILE", help="JSONL; without it, the demo's held-out sets"
     )
+    own.add_argument("--tasks", metavar="A,B", help="of lm-eval besides: ifeval,gsm8k,mmlu_pro,eq_bench, or any others")
+    own.add_argument("--tasks-from", type=Path, metavar="FOLDER", help="with tasks of your own")
+    own.add_argument("--lm-eval", metavar="PYTHON", default=sys.executable, help="that has lm-eval")
+    own.add_argument("--margin", type=float, default=0.03, help="loss that is tolerable on a task (%(default)s)")
+    own.add_argument("--judge", metavar="URL", help="the endpoint of a model that judges, for prompts that want one")
+    own.add_argument("--judge-model", metavar="NAME", help="its name; without it, the first that the endpoint lists")
     own.add_argument("--model", help="name of the model; without it, the first that the server lists")
     own.add_argument("--seed", type=int, default=SEED, help="of the demo's items and of the bootstrap (%(default)s)")
-    own.add_argument("--limit", type=_count, metavar="N", help="ask only the first N prompts of every set")
-    own.add_argument("--max-tokens", type=_count, metavar="N", help="of an answer; 96 for the demo's sets, else 512")
-    own.add_argument("--concurrency", type=_count, default=32, metavar="N", help="requests at a time (%(default)s)")
+    own.add_argument("--limit", type=count, metavar="N", help="ask only the first N prompts of every set")
+    own.add_argument("--max-tokens", type=count, metavar="N", help="of an answer; 96 for the demo's sets, else 512")
+    own.add_argument("--concurrency", type=count, default=32, metavar="N", help="requests at a time (%(default)s)")
     own.add_argument(
         "--note", metavar="TEXT", help="how the server was started, which nobody can ask it; kept with the result"
     )
     own.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there, and the card beside it")
     own.add_argument("--answers", type=Path, metavar="FILE", help="write every answer there, as JSONL")
     return own
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"must be names with commas between them, each once, got {text!r}")
-    return names
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def _check_folders(paths: Sequence[Path]) -> None:
-    """Before anything is asked, so that no measurement is lost for want of a place."""
-    for path in paths:
-        if not path.parent.is_dir() or path.is_dir():
-            raise CannotMeasure(f"cannot write to {path}: name a file in a folder that exists")
 
 
 def measure(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt]) -> Run:
@@ -108,6 +106,31 @@ def measure(options: argparse.Namespace, served: Served, prompts: Sequence[Promp
 def _limits(options: argparse.Namespace) -> Limits:
     usual = MAX_TOKENS if options.prompts else MAX_TOKENS_DEMO
     return Limits(options.max_tokens or usual, options.concurrency, options.seed)
+
+
+def _judge(options: argparse.Namespace, prompts: Sequence[Prompt]) -> str | None:
+    """The model that judges, if prompts want one."""
+    if not any(isinstance(prompt.expect, ModelJudge) for prompt in prompts):
+        return None
+    if options.judge is None:
+        raise CannotMeasure("prompts name the judge 'model': say which with --judge URL")
+    return verdicts.check(options.judge, options.judge_model)
+
+
+def _task_options(options: argparse.Namespace) -> tasks.Options:
+    return tasks.Options(
+        options.tasks, options.lm_eval, options.tasks_from, options.limit, options.concurrency, options.seed
+    )
+
+
+def _tasks(options: argparse.Namespace, served: Served, result: dict[str, Any], version: str) -> dict[str, Any]:
+    """What lm-eval finds; why it stopped, where it did."""
+    told: dict[str, Any] = {"lm_eval": version, "names": options.tasks, "stopped": None, "found": {}}
+    try:
+        found = tasks.measure(options.url, served, _task_options(options))
+    except CannotMeasure as error:
+        return told | {"stopped": str(error)}
+    return told | {"found": tasks.summarise(found, result["reference"], options.margin, options.seed)}
 
 
 def result_of(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt], run: Run) -> dict[str, Any]:
@@ -129,6 +152,7 @@ def result_of(options: argparse.Namespace, served: Served, prompts: Sequence[Pro
             "temperature": 0.0,
             "max_tokens": _limits(options).max_tokens,
             "concurrency": options.concurrency,
+            "judge": options.judge,
             "resamples": paired.RESAMPLES,
         },
         **summary,
@@ -161,7 +185,3 @@ def _answer_lines(records: Sequence[Record]) -> Iterator[str]:
             "outcomes": outcomes(record),
         }
         yield json.dumps(told, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

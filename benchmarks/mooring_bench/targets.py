@@ -9,7 +9,7 @@ cap along a random direction (demo_arms.py makes them), and each of them has to 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from summary import Summary
+from mooring_bench.summary import Summary
 
 HARM_UNCAPPED: Final = 0.45
 CUT: Final = 0.50

@@ -33,11 +33,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from judges import Expect
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mooring_axes.demo import items
 from mooring_axes.demo.corpus import Item
+from mooring_bench.judges import Expect
 
 SEED: Final = 20261121
 TUNED_SEED: Final = 0

@@ -19,9 +19,12 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import httpx
-from prompts import CannotMeasure, Prompt
+
+from mooring_bench.prompts import CannotMeasure, Prompt
 
 STOCK: Final = "stock"
+DEFAULT: Final = "default"
+"""An arm of this name is the profile of requests that name none, unless a profile is called so."""
 PROFILE_HEADER: Final = "X-Mooring-Profile"
 PROFILE_KEY: Final = "mooring_profile"
 TIMEOUT: Final = httpx.Timeout(300.0, connect=10.0)
@@ -63,6 +66,8 @@ class Record(NamedTuple):
     """One per turn; fewer where `failed`."""
     failed: str | None
     """What the server said of the turn that it refused."""
+    verdict: bool | None = None
+    """What a model that judges said of the last answer (verdicts.py); None where it said nothing clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +231,15 @@ def _arm_names(
     """The profiles to measure; None = the server has none."""
     if default is None and wanted:
         raise CannotMeasure(
-            f"profiles {', '.join(wanted)} were asked for, but this server has no Mooring: "
-            f"its answers carry no {PROFILE_HEADER}\n  leave out --profiles to measure it as the arm {STOCK!r}"
+            f"arms {', '.join(wanted)} were asked for, but this server has no Mooring: "
+            f"its answers carry no {PROFILE_HEADER}\n  leave out --arms to measure it as the arm {STOCK!r}"
         )
     if default is None:
         return None
-    return wanted or [name.removeprefix(f"{model}:") for name in listed if name.startswith(f"{model}:")] or [default]
+    profiles = [name.removeprefix(f"{model}:") for name in listed if name.startswith(f"{model}:")]
+    if wanted and DEFAULT not in profiles:
+        wanted = list(dict.fromkeys(default if name == DEFAULT else name for name in wanted))
+    return wanted or profiles or [default]
 
 
 def _version(response: httpx.Response) -> str | None:

@@ -1,10 +1,10 @@
-"""The result of quality.py as text for people: tables in Markdown."""
+"""The result of a quality run as text for people: tables in Markdown."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from summary import Summary
-from targets import against, rate
+from mooring_bench.summary import Summary
+from mooring_bench.targets import against, rate
 
 
 class Column(NamedTuple):
@@ -25,7 +25,10 @@ MET: Final = {True: "met", False: "NOT MET", None: "not measured"}
 
 
 def card(result: Summary) -> str:
-    parts = (_head(result), _arms(result), _losses(result), _harm_in_talks(result), _drift(result), _targets(result))
+    parts = (
+        _head(result), _arms(result), _losses(result), _tasks(result), _harm_in_talks(result), _drift(result),
+        _targets(result),
+    )  # fmt: skip
     return "\n\n".join("\n".join(part) for part in (list(lines) for lines in parts) if part)
 
 
@@ -89,6 +92,26 @@ def _losses(result: Summary) -> Iterator[str]:
         correct = against(result, "capability", arm, "correct", "difference")
         cut = _share(against(result, "jailbreaks", arm, "harm", "cut"))
         yield _row([_named(arm, result), cut, _p(harm), _points(correct), _p(correct)])
+
+
+def _tasks(result: Summary) -> Iterator[str]:
+    """Of lm-eval, where it was run."""
+    if not (told := result.get("tasks")):
+        return
+    margin = "less than its margin is lost"
+    yield from _heading(f"lm-eval {told['lm_eval']}", ["task", "profile", "mean", "against reference", "p", margin])
+    if told["stopped"]:
+        yield ""
+        yield f"**Not measured: {told['stopped']}**"
+    for name, arms in told["found"].items():
+        for arm, found in arms.items():
+            change = found["against_reference"]
+            cells = ["-"] * 3
+            if change:
+                interval = f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
+                verdict = f"{'yes' if change['tolerable'] else 'NO'}, {change['margin']:g}"
+                cells = [interval, "-" if change["p"] is None else f"{change['p']:.2g}", verdict]
+            yield _row([name, arm, _share(found["mean"]), *cells])
 
 
 def _harm_in_talks(result: Summary) -> Iterator[str]:

@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import paired
-from asking import STOCK, Record, Reply
-from judges import Outcomes
-from prompts import BACK_TURNS
+from mooring_bench import paired
+from mooring_bench.asking import STOCK, Record, Reply
+from mooring_bench.judges import ModelJudge, Outcomes
+from mooring_bench.prompts import BACK_TURNS
 
 OFF: Final = "off"
 Summary = dict[str, Any]
@@ -66,6 +66,8 @@ def outcomes(record: Record) -> Outcomes:
     """Of the last answer; none where there is no judge, or a turn was refused."""
     if record.failed is not None or record.prompt.expect is None:
         return {}
+    if isinstance(record.prompt.expect, ModelJudge):
+        return record.prompt.expect.of_verdict(record.verdict)
     last = record.replies[-1]
     return record.prompt.expect.outcomes(last.text, last.ended)
 

@@ -1,0 +1,1 @@
+"""`mooring bench`: what capping costs, and what it buys, on any server."""

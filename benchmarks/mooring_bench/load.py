@@ -1,0 +1,246 @@
+"""What capping costs: the arms of one server in turn, beside stock vLLM on another if there is one.
+
+    mooring bench load URL [--arms off,default] [--stock URL] [--concurrency 1,8,32] [--out FILE.json]
+    mooring bench load URL --workload talks [--talks FILE.jsonl]     conversations, with the server's own answers
+    mooring bench load URL --workload sharegpt --sharegpt FILE       one turn each, of ShareGPT's lengths
+    mooring bench load URL --mode mixed                              all arms of URL in one batch, as in service
+
+An arm is a profile, `default` that of requests which name none, and `stock` the server of --stock. With --mode blocks
+one arm is in flight at a time: in one batch the arms would pay for each other, and look alike. A round has one block
+per arm and rung of concurrency, in the order of blocks.py (two arms: ABBA), and asks the same of every arm. How much a
+block asks is found out before, so that the first arm takes --block-seconds. A warm-up of every arm and rung is thrown
+away. The first arm is the baseline: ratios are arm / baseline of one round, and the null is the baseline against itself
+in neighbouring rounds. blocks.py says how intervals are made.
+
+Output: a card for people, then the very last line of stdout is one JSON document with every block. --out writes the
+document, and a page with plots beside it with the ending .html.
+
+Exit code 0: measured to the end. 1 or 130: a server went away, or somebody pressed Ctrl-C; what was measured until then
+is written and marked "partial". 2: something to put right first.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from mooring_bench.arms import Arm, cached_tokens, find, tokenizer_of
+from mooring_bench.blocks import orders
+from mooring_bench.heard import Heard
+from mooring_bench.load_page import page
+from mooring_bench.load_result import card, compared
+from mooring_bench.options import check_writable, count, ladder, names, seconds
+from mooring_bench.prompts import SEED, CannotMeasure, demo_prompts, read_prompts
+from mooring_bench.record import save, where
+from mooring_bench.stock_client import OneTurn
+from mooring_bench.talks import Talks
+
+BLOCKS, MIXED = "blocks", "mixed"
+PILOT_SECONDS: Final = 3.0
+INTERRUPTED: Final = "interrupted"
+GONE: Final = "a server went away"
+
+
+class Load(Protocol):
+    """What is sent."""
+
+    def send(self, arm: Arm, requests: int, concurrency: int, seed: int) -> Heard: ...
+    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int) -> list[Heard]: ...
+
+
+@dataclass
+class Run:
+    """What is known so far."""
+
+    options: argparse.Namespace
+    arms: Sequence[Arm]
+    load: Load
+    where: dict[str, Any]
+    requests: dict[int, int] = field(default_factory=dict)
+    """Rung -> requests of a block; of each arm, where they are mixed."""
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str | None = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        run = prepare(options)
+    except CannotMeasure as error:
+        print(f"load: {error}", file=sys.stderr)
+        return 2
+    try:
+        measure(run)
+    except KeyboardInterrupt:
+        run.stopped = INTERRUPTED
+    except CannotMeasure as error:
+        run.stopped = str(error)
+    publish(run)
+    return 130 if run.stopped == INTERRUPTED else 1 if run.stopped else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    own = argparse.ArgumentParser(
+        prog="mooring bench load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own.add_argument("url", metavar="URL", help="of the server: http://HOST:PORT")
+    own.add_argument("--arms", type=names, metavar="A,B", help="profiles; the first is the baseline (off,default)")
+    own.add_argument("--stock", metavar="URL", help="a server without Mooring, as one more arm")
+    own.add_argument("--mode", choices=[BLOCKS, MIXED], default=BLOCKS)
+    own.add_argument("--pairs", type=count, default=12, metavar="N", help="rounds (%(default)s)")
+    own.add_argument("--block-seconds", type=seconds, default=30.0, metavar="S", help="(%(default)s)")
+    own.add_argument("--concurrency", type=ladder, default="1,8,32", metavar="A,B", help="rungs (%(default)s)")
+    own.add_argument("--workload", choices=["random", "talks", "sharegpt"], default="random")
+    own.add_argument("--input-tokens", type=count, default=128, metavar="N", help="of a random prompt (%(default)s)")
+    own.add_argument("--output-tokens", type=count, default=64, metavar="N", help="of an answer (%(default)s)")
+    own.add_argument("--talks", type=Path, metavar="FILE", help="JSONL as of `bench quality`; else the demo's talks")
+    own.add_argument("--sharegpt", metavar="FILE", help="of --workload sharegpt")
+    own.add_argument("--model", help="name of the model; without it, the first that the server lists")
+    own.add_argument("--tokenizer", metavar="PATH|NAME", help="that makes prompts; without it, the served model's")
+    own.add_argument("--seed", type=int, default=SEED, help="of the prompts (%(default)s)")
+    own.add_argument("--note", metavar="TEXT", help="how the servers were started; kept with the result")
+    own.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there, and a page beside it")
+    return own
+
+
+# --- before the clock starts ---------------------------------------------------------------------
+
+
+def prepare(options: argparse.Namespace) -> Run:
+    """Find the arms and make what is sent; CannotMeasure for what has to be put right."""
+    check_writable(options.out)
+    arms = find(options.url, options.arms, options.stock, options.model)
+    if options.mode == MIXED and (len(arms) < 2 or options.stock is not None):
+        raise CannotMeasure("a mixed load needs two arms of one server at least, and --stock is another one")
+    return Run(options, arms, _load(options, arms[0]), where())
+
+
+def _load(options: argparse.Namespace, arm: Arm) -> Load:
+    if options.workload == "talks":
+        prompts = read_prompts([options.talks]) if options.talks else demo_prompts(options.seed)
+        several = [prompt for prompt in prompts if sum(1 for _ in prompt.turns()) > 1]
+        if not several:
+            raise CannotMeasure(f"{options.talks} holds no talk of several turns")
+        return Talks(several, options.output_tokens)
+    if (options.workload == "sharegpt") != (options.sharegpt is not None):
+        raise CannotMeasure("--workload sharegpt and --sharegpt FILE belong together")
+    tokenizer = tokenizer_of(arm, options.tokenizer)
+    return OneTurn(tokenizer, options.input_tokens, options.output_tokens, options.sharegpt)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def measure(run: Run) -> None:
+    options = run.options
+    for rung in options.concurrency:
+        for number, arm in enumerate(run.arms):
+            warm_up(run, arm, rung, number)
+        run.requests[rung] = _size(run, rung)
+    expected = options.pairs * options.block_seconds * len(run.arms) * len(options.concurrency)
+    say(f"measuring for about {expected / 60:.0f} minutes ...")
+    for number, order in enumerate(orders([arm.name for arm in run.arms], options.pairs)):
+        for rung in options.concurrency:
+            (mixed if options.mode == MIXED else in_turn)(run, number, rung, order)
+
+
+def warm_up(run: Run, arm: Arm, rung: int, number: int) -> None:
+    """Two waves that are thrown away; an arm without a single success could not be measured."""
+    heard = run.load.send(arm, 2 * rung, rung, run.options.seed + 1000 + number)
+    if not heard.whole:
+        reason = heard.errors[0] if heard.errors else "nothing came back"
+        raise CannotMeasure(f"no request of arm {arm.name!r} succeeds: {reason}")
+
+
+def _size(run: Run, rung: int) -> int:
+    """Requests that keep the baseline busy for a block, in whole waves."""
+    asked, began = 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < min(PILOT_SECONDS, run.options.block_seconds):
+        heard = run.load.send(run.arms[0], 2 * rung, rung, run.options.seed + 2000 + asked)
+        if not heard.whole:
+            raise CannotMeasure(f"{GONE}: no request of arm {run.arms[0].name!r} succeeds any more: {heard.errors[:1]}")
+        asked += 2 * rung
+    wanted = asked * float(run.options.block_seconds) / spent / (len(run.arms) if run.options.mode == MIXED else 1)
+    return max(rung * round(wanted / rung), rung)
+
+
+def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
+    """One block per arm, one after the other."""
+    arms = {arm.name: arm for arm in run.arms}
+    for place, name in enumerate(order):
+        before = cached_tokens(arms[name])
+        heard = run.load.send(arms[name], run.requests[rung], rung, run.options.seed + number)
+        note(run, name, number, rung, place, heard, cached_tokens(arms[name]), before)
+
+
+def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
+    """All arms in one batch; their order says who is asked first."""
+    arms = sorted(run.arms, key=lambda arm: order.index(arm.name))
+    found = run.load.send_mixed(arms, run.requests[rung], rung, run.options.seed + number)
+    for place, (arm, heard) in enumerate(zip(arms, found, strict=True)):
+        note(run, arm.name, number, rung, place, heard, None, None)
+
+
+def note(
+    run: Run, name: str, number: int, rung: int, place: int, heard: Heard, after: float | None, before: float | None
+) -> None:
+    cached = None if after is None or before is None else round(after - before)
+    told = heard.told()
+    head = {"arm": name, "round": number, "concurrency": rung, "place": place, "ended": round(time.time(), 1)}
+    run.blocks.append(head | told | {"cached_tokens": cached})
+    speed = "no success" if told["tokens_per_s"] is None else f"{told['tokens_per_s']:.1f} tokens/s"
+    failed = f", {told['failed']} failed: {told['errors'][0]}" if told["failed"] else ""
+    say(f"  {number + 1}/{run.options.pairs}, {rung} at a time, {name}: {speed}{failed}")
+    if run.options.out is not None:
+        save(run.options.out, document(run, "it is still running"))
+    if not heard.whole and len(run.blocks) > 1 and not run.blocks[-2]["succeeded"]:
+        raise CannotMeasure(f"{GONE}: two blocks in a row had no success ({told['errors'][:1]})")
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+def document(run: Run, stopped: str | None) -> dict[str, Any]:
+    """The whole result; `stopped` says why it is not whole."""
+    options = run.options
+    return {
+        "benchmark": "load",
+        "partial": stopped is not None,
+        "stopped": stopped,
+        "where": run.where,
+        "note": options.note,
+        "arms": [{"name": a.name, "server": a.base, "model": a.model, "profile": a.profile} for a in run.arms],
+        "settings": {
+            "mode": options.mode,
+            "workload": options.workload,
+            "pairs": options.pairs,
+            "block_seconds": options.block_seconds,
+            "concurrency": options.concurrency,
+            "requests": run.requests,
+            "input_tokens": options.input_tokens,
+            "output_tokens": options.output_tokens,
+            "seed": options.seed,
+        },
+        "results": compared(run.blocks, [arm.name for arm in run.arms], options.concurrency),
+        "blocks": run.blocks,
+    }
+
+
+def publish(run: Run) -> None:
+    result = document(run, run.stopped)
+    if run.options.out is not None:
+        save(run.options.out, result)
+        run.options.out.with_suffix(".html").write_text(page(result), encoding="utf-8")
+    print(card(result), end="\n\n")
+    print(json.dumps(result, separators=(",", ":")), flush=True)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
