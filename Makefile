@@ -4,7 +4,7 @@ PORT ?= 8000
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help serve test check verify install install-dev
+.PHONY: help serve test check verify bench install install-dev
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -25,6 +25,9 @@ check: install-dev ## style, types and generated files; what pre-commit runs
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/python deploy/generate.py --check
+
+bench: install ## a short version of every comparison on the demo model, in under 15 minutes
+	@.venv/bin/python benchmarks/short.py
 
 verify: install-dev ## everything long; writes tests/results/
 	@.venv/bin/python tests/verify.py
