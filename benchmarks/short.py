@@ -55,7 +55,7 @@ def _parts(mooring: str, stock: str) -> list[tuple[str, Callable[[], int | None]
         ("cost", run([*load, "--stock", stock, *out("cost")])),
         ("mixed", run([*load, "--mode", "mixed", *out("mixed")])),
         ("talks", run([*load, *talks, *out("talks")])),
-        ("quality", run(["quality", mooring, "--limit", "24", "--arms", "off,gentle,strong", *out("quality")])),
+        ("quality", run(["quality", mooring, "--limit", "12", "--arms", "off,gentle,strong", *out("quality")])),
     ]
 
 
