@@ -16,7 +16,10 @@ Output: a card, and the last line of stdout is one JSON document, which --out al
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +48,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            start_new_session=True,
         )
 
     def wait(self) -> None:
@@ -56,7 +60,8 @@ class Peer:
         return self._answer("seconds")
 
     def stop(self) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its engine has processes of its own
         self._process.wait()
         self._log.close()
 

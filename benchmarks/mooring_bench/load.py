@@ -199,7 +199,7 @@ def note(
     failed = f", {told['failed']} failed: {told['errors'][0]}" if told["failed"] else ""
     say(f"  {number + 1}/{run.options.pairs}, {rung} at a time, {name}: {speed}{failed}")
     if run.options.out is not None:
-        save(run.options.out, document(run, "it is still running"))
+        save(run.options.out, document(run, "it is still running", {}))
     if not heard.whole and len(run.blocks) > 1 and not run.blocks[-2]["succeeded"]:
         raise CannotMeasure(f"{GONE}: two blocks in a row had no success ({told['errors'][:1]})")
 
@@ -207,7 +207,7 @@ def note(
 # --- what is told --------------------------------------------------------------------------------
 
 
-def document(run: Run, stopped: str | None) -> dict[str, Any]:
+def document(run: Run, stopped: str | None, results: dict[str, Any]) -> dict[str, Any]:
     """The whole result; `stopped` says why it is not whole."""
     options = run.options
     return {
@@ -228,13 +228,14 @@ def document(run: Run, stopped: str | None) -> dict[str, Any]:
             "output_tokens": options.output_tokens,
             "seed": options.seed,
         },
-        "results": compared(run.blocks, [arm.name for arm in run.arms], options.concurrency),
+        "results": results,
         "blocks": run.blocks,
     }
 
 
 def publish(run: Run) -> None:
-    result = document(run, run.stopped)
+    results = compared(run.blocks, [arm.name for arm in run.arms], run.options.concurrency)
+    result = document(run, run.stopped, results)
     if run.options.out is not None:
         save(run.options.out, result)
         run.options.out.with_suffix(".html").write_text(page(result), encoding="utf-8")

@@ -180,7 +180,10 @@ def test_a_server_that_answers_nothing_is_told_before_it_is_measured(capsys: pyt
     assert found["stopped"].startswith("no request of arm 'off' succeeds: ") and found["blocks"] == []
 
 
-def test_ctrl_c_leaves_a_partial_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_leaves_a_partial_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
     out = tmp_path / "load.json"
     with served(fake := paced(), fake.routes()):
         def interrupt() -> None:
@@ -190,6 +193,7 @@ def test_ctrl_c_leaves_a_partial_result(tmp_path: Path, capsys: pytest.CaptureFi
 
         threading.Thread(target=interrupt).start()
         assert run(fake, "--arms", "off,strong", "--pairs", "500", "--out", str(out)) == 130
+    signal.signal(signal.SIGINT, before)
     found = json.loads(out.read_text())
     assert (found["partial"], found["stopped"]) == (True, "interrupted") and found["blocks"]
 

@@ -241,7 +241,10 @@ def test_a_closed_connection_leaves_a_partial_result(capsys: pytest.CaptureFixtu
     assert "the server" in result(capsys)["stopped"]
 
 
-def test_ctrl_c_leaves_a_partial_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_leaves_a_partial_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
     def interrupt(number: int) -> None:
         if number == 100:
             os.kill(os.getpid(), signal.SIGINT)
@@ -249,6 +252,7 @@ def test_ctrl_c_leaves_a_partial_result(tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "quality.json"
     with served(mooring(before=interrupt)) as fake:
         assert run(fake, "--out", str(out)) == 130
+    signal.signal(signal.SIGINT, before)
     found = json.loads(out.read_text())
     assert (found["partial"], found["stopped"]) == (True, "interrupted") and 0 < found["records"] < found["asked"]
     assert "| off |" in capsys.readouterr().out
