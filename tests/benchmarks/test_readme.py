@@ -24,3 +24,26 @@ def test_the_table_of_quality_shows_the_committed_numbers() -> None:
         assert cells == [cell(jailbreaks["harm"]), cell(jailbreaks["exact_refusal"]), cell(capability["correct"])]
     sizes = [sets[name]["off"]["prompts"] for name in ("jailbreaks", "capability")]
     assert f"({sizes[0]} persona jailbreaks, {sizes[1]} capability items;" in text
+
+
+def interval(measure: dict[str, Any], digits: int, unit: str = "") -> str:
+    median, low, high = (f"{measure[key]:.{digits}f}" for key in ("median", "low", "high"))
+    return f"{median}{unit} ({low} to {high})"
+
+
+def test_the_table_of_costs_shows_the_committed_numbers() -> None:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- cost: from (\S+) and (\S+) -->\n(.*?)<!-- /cost -->", text, re.DOTALL)
+    assert found is not None
+    readings, history = (json.loads((ROOT / name).read_text()) for name in found.groups()[:2])
+    streamed, fed = readings["results"]["streamed"], history["feed"]["fed"]
+    alone = history["answers"]["added_ms"]["alone"]["p99"]
+    assert not readings["partial"] and "dirty" not in readings["where"]["commit"]
+    rows = [line.strip("| ").split(" | ")[1:] for line in found[3].splitlines()[2:]]
+    assert rows == [
+        [interval(streamed["ratio"]["tokens_per_s"], 3), interval(streamed["null"]["tokens_per_s"], 3)],
+        [interval(streamed["added"]["p99"], 1, " ms"), interval(streamed["added"]["p99"]["null"], 1, " ms")],
+        [interval(alone, 1, " ms"), interval(alone["null"], 1, " ms")],
+        [f"{fed['sqlite']['lost']} of {fed['sqlite']['turns']}, {fed['sqlite']['late_ms']['p99']:.1f} ms",
+         f"{fed['nothing']['late_ms']['p99']:.1f} ms"],
+    ]  # fmt: skip
