@@ -26,8 +26,8 @@ MET: Final = {True: "met", False: "NOT MET", None: "not measured"}
 
 def card(result: Summary) -> str:
     parts = (
-        _head(result), _arms(result), _losses(result), _tasks(result), _harm_in_talks(result), _drift(result),
-        _targets(result),
+        _head(result), _arms(result), _losses(result), _categories(result), _tasks(result), _harm_in_talks(result),
+        _drift(result), _targets(result),
     )  # fmt: skip
     return "\n\n".join("\n".join(part) for part in (list(lines) for lines in parts) if part)
 
@@ -92,6 +92,18 @@ def _losses(result: Summary) -> Iterator[str]:
         correct = against(result, "capability", arm, "correct", "difference")
         cut = _share(against(result, "jailbreaks", arm, "harm", "cut"))
         yield _row([_named(arm, result), cut, _p(harm), _points(correct), _p(correct)])
+
+
+def _categories(result: Summary) -> Iterator[str]:
+    """The first measure of every set whose prompts have categories."""
+    if not (told := result.get("categories")):
+        return
+    yield from _heading("By category", ["set", "category", "measure", *result["server"]["arms"]])
+    for name, categories in told.items():
+        for category, arms in categories.items():
+            measure = next(iter(next(iter(arms.values()))), None)
+            if measure is not None:
+                yield _row([name, category, measure, *(_share(arms[arm][measure]) for arm in result["server"]["arms"])])
 
 
 def _tasks(result: Summary) -> Iterator[str]:

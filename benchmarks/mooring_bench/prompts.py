@@ -8,6 +8,7 @@ A prompt file is JSONL in UTF-8, one prompt a line; nothing else may be present:
                      A user's message followed by another one is answered by the server first, so several in a
                      row are a talk. An assistant's message is history and is sent as it stands.
     expect     MAY   how the last answer is judged (judges.py); without it only its readings count
+    category   MAY   a part of its set that is also told by itself
 
     {"set": "capability", "id": "sum-1", "messages": [{"role": "user", "content": "What is 19 + 23?"}],
      "expect": {"judge": "answer", "key": "42"}}
@@ -35,7 +36,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from mooring_axes.demo import items
+from mooring_axes.demo import items, words
 from mooring_axes.demo.corpus import Item
 from mooring_bench.judges import Expect
 
@@ -75,6 +76,7 @@ class Prompt(BaseModel):
     id: str
     messages: tuple[Message, ...]
     expect: Expect | None = None
+    category: str | None = None
 
     @field_validator("messages")
     @classmethod
@@ -119,7 +121,7 @@ def demo_prompts(seed: int = SEED, sizes: Sizes | None = None) -> list[Prompt]:
     prompts = []
     for name, (make, expect) in sets.items():
         for number, item in enumerate(unseen(make, getattr(sizes, name), seed)):
-            prompts.append(_prompt(name, number, item.messages, expect(item)))
+            prompts.append(_prompt(name, number, item.messages, expect(item), _category(name, item)))
     return [*prompts, *_talks(seed, sizes.talks)]
 
 
@@ -138,8 +140,23 @@ def _talks(seed: int, count: int) -> Iterator[Prompt]:
             yield _prompt(name, number, [{"role": "user", "content": turn.text} for turn in turns], harmful)
 
 
-def _prompt(name: str, number: int, messages: Sequence[dict[str, str]], expect: dict[str, Any] | None) -> Prompt:
-    return Prompt.model_validate({"set": name, "id": f"{name}-{number}", "messages": messages, "expect": expect})
+def _category(name: str, item: Item) -> str | None:
+    """Of a jailbreak, what sort of persona it asks for; of a question, what sort it is."""
+    if name == "jailbreaks" and item.persona is not None:
+        return f"{'evil' if item.persona.role in words.EVIL else 'far'} role"
+    return item.kind if name == "capability" else None
+
+
+def _prompt(
+    name: str,
+    number: int,
+    messages: Sequence[dict[str, str]],
+    expect: dict[str, Any] | None,
+    category: str | None = None,
+) -> Prompt:
+    return Prompt.model_validate(
+        {"set": name, "id": f"{name}-{number}", "messages": messages, "expect": expect, "category": category}
+    )
 
 
 def read_prompts(paths: Sequence[Path]) -> list[Prompt]:

@@ -1,6 +1,7 @@
 """From records to numbers: what every arm did on every set, and how far from the reference arm.
 
     sets        set -> arm -> {prompts, failed, unjudged, cut_off, measures, against_reference, readings}
+    categories  set -> category -> arm -> measure -> its rate, where prompts have categories
     drift       set of talks -> arm -> {by_turn, slope_per_turn, last_turns, against_reference}
     separation  how well projections at the monitored layer tell default from role answers, under the reference
 
@@ -76,6 +77,7 @@ def summarise(judged: Judged, seed: int) -> Summary:
     return {
         "reference": judged.reference,
         "sets": {name: {arm: _arm(judged, name, arm, seed) for arm in judged.arms} for name in judged.sets()},
+        "categories": _categories(judged),
         "drift": _drift(judged, seed),
         "separation": _separation(judged),
     }
@@ -93,6 +95,24 @@ def _arm(judged: Judged, name: str, arm: str, seed: int) -> Summary:
         "against_reference": _against(judged, name, arm, seed),
         "readings": _readings([reply for record in records.values() for reply in record.replies], seed),
     }
+
+
+def _categories(judged: Judged) -> Summary:
+    found: Summary = {}
+    for name in judged.sets():
+        of = {key: r.prompt.category for arm in judged.arms for key, r in judged.records(name, arm).items()}
+        for category in sorted({each for each in of.values() if each is not None}):
+            found.setdefault(name, {})[category] = {
+                arm: {m: paired.plain(_rate(_part(judged, name, arm, m, of, category))) for m in judged.measures(name)}
+                for arm in judged.arms
+            }
+    return found
+
+
+def _part(
+    judged: Judged, name: str, arm: str, measure: str, of: Mapping[str, str | None], category: str
+) -> dict[str, bool]:
+    return {key: true for key, true in judged.outcome(name, arm, measure).items() if of[key] == category}
 
 
 def _rate(found: Mapping[str, bool]) -> paired.Estimate:

@@ -129,6 +129,22 @@ def test_a_loss_of_capability_is_judged_by_its_upper_bound(n: int, lost: int, me
     assert found.found["loss"] == pytest.approx(lost / n) and found.found["loss"] < found.found["upper"]
 
 
+def test_harm_and_capability_are_also_told_by_category(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(mooring()) as fake:
+        assert quality.main([fake.url, "--limit", "40"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out.splitlines()[-1])
+    told = found["categories"]
+    assert set(told) == {"jailbreaks", "capability"} and {"evil role", "far role"} == set(told["jailbreaks"])
+    assert len(told["capability"]) >= 4
+    for name, measure in (("jailbreaks", "harm"), ("capability", "correct")):
+        whole = found["sets"][name]["off"]["measures"][measure]
+        parts = [arms["off"][measure] for arms in told[name].values()]
+        assert sum(part["n"] for part in parts) == whole["n"] == 40
+        assert sum(part["n"] * part["value"] for part in parts) == pytest.approx(40 * whole["value"], abs=0.01)
+    assert re.search(r"\| jailbreaks \| evil role \| harm \| 1\.000 .* \| 0\.000", out)
+
+
 def test_every_prompt_is_asked_once_under_every_profile_and_talks_hear_themselves() -> None:
     with served(mooring()) as fake:
         run(fake)
