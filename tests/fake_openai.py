@@ -45,7 +45,7 @@ class Fake:
         self.bodies.append(body)
         if (instead := self.before(len(self.bodies))) is not None:
             return instead
-        named = str(body["model"]).removeprefix("demo").removeprefix(":") or None
+        named = str(body["model"]).partition(":")[2] or None
         asked = body.get("vllm_xargs", {}).get("mooring_profile", named)
         if asked is not None and asked not in self.profiles:
             return JSONResponse({"error": {"message": f"{asked!r} is not a profile that can be chosen here"}}, 400)

@@ -137,7 +137,7 @@ def test_what_a_dockerfile_copies_is_not_ignored(dockerfile: Path) -> None:
         return not kept.isdisjoint([path, *map(str, Path(path).parents)])
 
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    rooms = {path.split("/")[0] for path in wheel["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    rooms = {*wheel["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
     needed = {"pyproject.toml", wheel["project"]["readme"], *wheel["project"]["license-files"], *rooms}
     assert [path for path in needed if not is_kept(path)] == []
     named = re.findall(r"^(?:RUN|COPY[^\n]*) (deploy/\S+)", dockerfile.read_text(), re.MULTILINE)
