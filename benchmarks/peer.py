@@ -19,6 +19,7 @@ import torch
 from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.profiles import ResolvedProfile, load_profiles, recommended_profile, resolve
+from overhead import vocabulary
 
 PROMPT_TOKENS: Final = 32
 FIRST_WORD: Final = 3
@@ -56,16 +57,12 @@ def subject_of(model: str, folder: Path) -> Subject:
         axis = Axis.load(demo.AXIS_FILE)
         file = load_profiles(demo.PROFILES_FILE)
         profile = next(profile for profile in file.profiles if profile.name == file.default)
-        return Subject(str(demo.MODEL_DIR), "demo", demo.AXIS_FILE, resolve(profile, axis), _words(demo.MODEL_DIR))
+        return Subject(str(demo.MODEL_DIR), "demo", demo.AXIS_FILE, resolve(profile, axis), vocabulary(demo.MODEL_DIR))
     own, axis_file = folder / "model", folder / "axis.safetensors"
     axis = Axis.load(axis_file)
     recommended = recommended_profile(axis)
     assert recommended is not None
-    return Subject(str(own), str(own), axis_file, resolve(recommended, axis), _words(own))
-
-
-def _words(folder: Path) -> int:
-    return int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    return Subject(str(own), str(own), axis_file, resolve(recommended, axis), vocabulary(own))
 
 
 def capped(stream: torch.Tensor, v: torch.Tensor, remap: Any) -> torch.Tensor:

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, mod
 
 from mooring_axes.artifact import FLOAT_MAX, Axis, FilePath, parse_layers
 from mooring_axes.errors import CannotServe
-from mooring_axes.yaml12 import read_mapping
+from mooring_axes.yaml12 import plain_name, read_mapping, worded
 
 OFF: Final = "off"
 """The built-in profile of slot 0: measures and never touches."""
@@ -154,11 +154,10 @@ def _layers(value: object) -> tuple[int, ...]:
 
 
 def _name(value: object) -> str:
-    if not isinstance(value, str) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is None:
-        raise ValueError(f"must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got {value!r}")
-    if value.lower() == OFF:
+    name = plain_name(value)
+    if name.lower() == OFF:
         raise ValueError("'off' is built in: say whether it may be chosen with the key off_selectable")
-    return value
+    return name
 
 
 class Profile(BaseModel):
@@ -241,18 +240,12 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
         if entry["loc"][:1] == ("profiles",) and len(entry["loc"]) > 1:
             written = data["profiles"][entry["loc"][1]]
             where += f" (profile {written['name']!r})" if isinstance(written, dict) and "name" in written else ""
-        message = str(entry["ctx"]["error"]) if entry["type"] == "value_error" else _worded(entry)
+        message = worded(entry)
+        if entry["type"] == "extra_forbidden":
+            known = ProfileFile.model_fields if len(entry["loc"]) == 1 else Profile.model_fields
+            message += f"; known are {', '.join(known)}"
         lines.append(f"{where}: {message}" if where else message)
     return "\n  ".join(lines)
-
-
-def _worded(entry: Mapping[str, Any]) -> str:
-    if entry["type"] == "extra_forbidden":
-        known = ProfileFile.model_fields if len(entry["loc"]) == 1 else Profile.model_fields
-        return f"is not a known key; known are {', '.join(known)}"
-    if entry["type"] == "missing":
-        return "is missing"
-    return f"{entry['msg']}, got {entry['input']!r}"
 
 
 # --- the profile on an axis ----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """YAML files that people write for Mooring, with the plain scalars of YAML 1.2 and no key twice."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,21 @@ def read_mapping(path: FilePath, what: str, keys: Sequence[str]) -> dict[str, An
     if not isinstance(data, dict):
         raise CannotServe(f"{path} must hold the keys {', '.join(keys)}, got {type(data).__name__}")
     return data
+
+
+def plain_name(value: object) -> str:
+    """A name that may stand in a model's name, a header, a label; ValueError for any other."""
+    if not isinstance(value, str) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is None:
+        raise ValueError(f"must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got {value!r}")
+    return value
+
+
+def worded(entry: Mapping[str, Any]) -> str:
+    """One of pydantic's errors, without the place where it is."""
+    if entry["type"] == "value_error":
+        return str(entry["ctx"]["error"])
+    plain = {"extra_forbidden": "is not a known key", "missing": "is missing"}
+    return plain.get(entry["type"]) or f"{entry['msg']}, got {entry['input']!r}"
 
 
 class _Loader(yaml.SafeLoader):

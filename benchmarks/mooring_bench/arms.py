@@ -4,14 +4,13 @@ A profile is asked for in the header X-Mooring-Profile, or in a mixed load by th
 arm is asked once before anything is measured, and has to answer under its profile.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 
-from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, base_of, complaint
+from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, authorization, base_of, complaint
 from mooring_bench.prompts import CannotMeasure
 
 PATIENCE: Final = httpx.Timeout(60.0, connect=10.0)
@@ -41,11 +40,6 @@ class Arm(NamedTuple):
     def alias(self) -> str:
         """The model's name under which requests of this arm find their profile."""
         return f"{self.model}:{self.profile}" if self.asks else self.model
-
-
-def key() -> dict[str, str]:
-    given = os.environ.get("OPENAI_API_KEY")
-    return {"Authorization": f"Bearer {given}"} if given else {}
 
 
 def find(url: str, names: Sequence[str] | None, stock: str | None, model: str | None) -> list[Arm]:
@@ -83,7 +77,7 @@ def _profile_arm(first: Arm, name: str) -> Arm:
 def _at(url: str, model: str | None) -> Arm:
     base = base_of(url)
     try:
-        listed = httpx.get(f"{base}/v1/models", headers=key(), timeout=PATIENCE)
+        listed = httpx.get(f"{base}/v1/models", headers=authorization(), timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise CannotMeasure(f"no server answers at {url}: {str(error) or type(error).__name__}") from None
     try:
@@ -102,7 +96,8 @@ def _ask(arm: Arm) -> str | None:
     """One token; the profile that it ran under."""
     body = {"model": arm.model, "prompt": "hello", "max_tokens": 1}
     try:
-        reply = httpx.post(f"{arm.base}/v1/completions", json=body, headers=key() | arm.headers, timeout=PATIENCE)
+        headers = authorization() | arm.headers
+        reply = httpx.post(f"{arm.base}/v1/completions", json=body, headers=headers, timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise CannotMeasure(f"{arm.base} does not answer: {str(error) or type(error).__name__}") from None
     if reply.status_code != 200:
@@ -124,7 +119,7 @@ def tokenizer_of(arm: Arm, given: str | None) -> str:
 def cached_tokens(arm: Arm) -> float | None:
     """Prompt tokens that the server has found in its prefix cache so far; None where it does not tell."""
     try:
-        text = httpx.get(f"{arm.base}/metrics", headers=key(), timeout=PATIENCE).text
+        text = httpx.get(f"{arm.base}/metrics", headers=authorization(), timeout=PATIENCE).text
     except httpx.HTTPError:
         return None
     values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(HITS)]

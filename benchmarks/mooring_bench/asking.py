@@ -114,10 +114,9 @@ class Endpoint:
         self._base = base_of(url)
         self._model = model
         self._sampling = {"temperature": 0.0, "max_tokens": max_tokens, "seed": seed}
-        key = os.environ.get("OPENAI_API_KEY")
         self._client = httpx.AsyncClient(
             timeout=TIMEOUT,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=authorization(),
             verify=_tls(),
             # Servers close a connection that rests for some seconds, and one may close just as it is used again.
             limits=httpx.Limits(keepalive_expiry=1.0),
@@ -150,6 +149,12 @@ class Endpoint:
         if (ran := response.headers.get(PROFILE_HEADER)) != arm.profile:
             raise ServerGone(f"an answer asked for under profile {arm.profile!r} ran under {ran!r}")
         return _reply(response)
+
+
+def authorization() -> dict[str, str]:
+    """The header that holds OPENAI_API_KEY, if it is set."""
+    key = os.environ.get("OPENAI_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @cache

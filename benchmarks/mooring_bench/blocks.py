@@ -26,9 +26,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mooring_bench.paired import Z
+
 RESAMPLES: Final = 10_000
-Z: Final = 1.959963984540054
-"""Two-sided 95 % of the normal distribution."""
 SEED: Final = 0
 
 

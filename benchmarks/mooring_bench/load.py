@@ -177,7 +177,9 @@ def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     for place, name in enumerate(order):
         before = cached_tokens(arms[name])
         heard = run.load.send(arms[name], run.requests[rung], rung, run.options.seed + number)
-        note(run, name, number, rung, place, heard, cached_tokens(arms[name]), before)
+        after = cached_tokens(arms[name])
+        cached = None if after is None or before is None else round(after - before)
+        note(run, name, number, rung, place, heard, cached)
 
 
 def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
@@ -185,13 +187,10 @@ def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     arms = sorted(run.arms, key=lambda arm: order.index(arm.name))
     found = run.load.send_mixed(arms, run.requests[rung], rung, run.options.seed + number)
     for place, (arm, heard) in enumerate(zip(arms, found, strict=True)):
-        note(run, arm.name, number, rung, place, heard, None, None)
+        note(run, arm.name, number, rung, place, heard, None)
 
 
-def note(
-    run: Run, name: str, number: int, rung: int, place: int, heard: Heard, after: float | None, before: float | None
-) -> None:
-    cached = None if after is None or before is None else round(after - before)
+def note(run: Run, name: str, number: int, rung: int, place: int, heard: Heard, cached: int | None) -> None:
     told = heard.told()
     head = {"arm": name, "round": number, "concurrency": rung, "place": place, "ended": round(time.time(), 1)}
     run.blocks.append(head | told | {"cached_tokens": cached})

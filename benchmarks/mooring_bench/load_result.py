@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from mooring_bench.blocks import estimate, null, paired, rounded
 
-NUMBERS: Final = ("tokens_per_s", "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p50", "itl_ms.p99", "e2e_ms.p50", "e2e_ms.p99")
 SHOWN: Final = {
     "tokens_per_s": "tokens/s", "ttft_ms.p50": "TTFT p50", "ttft_ms.p99": "TTFT p99", "itl_ms.p50": "ITL p50",
     "itl_ms.p99": "ITL p99", "e2e_ms.p50": "E2E p50", "e2e_ms.p99": "E2E p99",
 }  # fmt: skip
+"""Number of a block -> how it is called."""
 Blocks = Sequence[Mapping[str, Any]]
 
 
@@ -31,13 +31,13 @@ def _rung(blocks: Blocks, arms: Sequence[str]) -> dict[str, Any]:
         own = [block for block in blocks if block["arm"] == arm]
         found[arm] = {
             "metrics": {
-                **{number: _median([b[number] for b in own]) for number in NUMBERS},
+                **{number: _median([b[number] for b in own]) for number in SHOWN},
                 "blocks": len(own),
                 "succeeded": sum(b["succeeded"] for b in own),
                 "failed": sum(b["failed"] for b in own),
                 "cached_tokens": _sum([b["cached_tokens"] for b in own]),
             },
-            "ratios": {number: rounded(estimate(_ratios(blocks, arm, arms[0], number))) for number in NUMBERS},
+            "ratios": {number: rounded(estimate(_ratios(blocks, arm, arms[0], number))) for number in SHOWN},
         }
     return found
 
@@ -47,9 +47,9 @@ def _ratios(blocks: Blocks, arm: str, baseline: str, number: str) -> list[float]
 
 
 def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
-    """With one key for each of NUMBERS; None where nothing succeeded."""
+    """With one key for each of SHOWN; None where nothing succeeded."""
     numbers = {}
-    for number in NUMBERS:
+    for number in SHOWN:
         name, _, percentile = number.partition(".")
         value = block[name]
         numbers[number] = value[percentile] if percentile and value else value

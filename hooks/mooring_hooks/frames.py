@@ -91,9 +91,15 @@ def record_size(sites: int) -> int:
     return 4 * (HEAD + sites)
 
 
-def records(index: npt.NDArray[Any], slots: npt.NDArray[Any], projections: Sequence[npt.NDArray[np.float32]]) -> Words:
-    """(T, 2 + S) words of a frame, from (T,), (T,) and S arrays of (T,)."""
-    words = np.empty((len(index), HEAD + len(projections)), "<i4")
+def records(
+    index: npt.NDArray[Any],
+    slots: npt.NDArray[Any],
+    projections: Sequence[npt.NDArray[np.float32]],
+    words: Words | None = None,
+) -> Words:
+    """(T, 2 + S) words of a frame, from (T,), (T,) and S arrays of (T,); `words` is where, if they have a place."""
+    if words is None:
+        words = np.empty((len(index), HEAD + len(projections)), "<i4")
     words[:, INDEX], words[:, SLOT] = index, slots
     values = words.view("<f4")
     for site, row in enumerate(projections, HEAD):

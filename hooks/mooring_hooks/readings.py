@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mooring_hooks.frames import HEAD, INDEX, SLOT, Sender, Ticket, Words, records
+from mooring_hooks.frames import Sender, Ticket, Words, records
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
 Projections = npt.NDArray[np.float32]
-EMPTY: Final = np.zeros((0, 0), "<i4")
 WAITING_STEPS: Final = 256
 """Steps whose copy may be on its way before new ones are dropped."""
 
@@ -52,7 +51,7 @@ class Whole:
     def __init__(self, numbers: npt.NDArray[np.int64]) -> None:
         self.wire = _wire(numbers, np.ones_like(numbers))
         self._requests, self._decodes = len(numbers), False
-        self._words, self._values = EMPTY, EMPTY.view("<f4")
+        self._words: Words | None = None
 
     def decodes(self, batch: Batch, rows: int) -> bool:
         """Whether every request has exactly one row, behind its prompt; there it stays as long as the batch lives."""
@@ -61,16 +60,9 @@ class Whole:
         return rows == self._requests and self._decodes
 
     def words(self, batch: Batch, rows: npt.NDArray[np.int32], projections: Sequence[Projections]) -> Words:
-        """As `records` makes them, in one place that is used again."""
-        if self._words.shape != (shape := (self._requests, HEAD + len(projections))):
-            self._words = np.empty(shape, "<i4")
-            self._values = self._words.view("<f4")
-        words, values = self._words, self._values
-        words[:, INDEX] = batch.computed - batch.prompt_lengths
-        words[:, SLOT] = rows
-        for site, row in enumerate(projections, HEAD):
-            values[:, site] = row
-        return words
+        """In one place, which is filled again by the next step."""
+        self._words = records(batch.computed - batch.prompt_lengths, rows, projections, self._words)
+        return self._words
 
 
 class Readings:
@@ -91,29 +83,28 @@ class Readings:
         """Read the step that has just run; `rows` (T,) are its slots."""
         if not tickets.inboxes or not self._sites:
             return
-        whole = tickets.whole
-        if self._later is None and whole is not None and whole.decodes(batch, len(rows)):
-            self._sender.send(*tickets.inboxes[0], *whole.wire, whole.words(batch, rows, self._now(len(rows))))
-            return
-        generated = batch.computed + batch.scheduled - batch.prompt_lengths
-        if generated.max() <= 0:
+        decoding = tickets.whole is not None and tickets.whole.decodes(batch, len(rows))
+        if not decoding and (batch.computed + batch.scheduled <= batch.prompt_lengths).all():
             return
         if self._later is None:
-            self._send(batch, generated, rows, tickets, self._now(len(rows)))
+            self._send(batch, rows, tickets, decoding, self._now(len(rows)))
             return
         projections = self._copied(len(rows))
         try:
-            self._later.put_nowait(lambda: self._send(batch, generated, rows, tickets, projections()))
+            self._later.put_nowait(lambda: self._send(batch, rows, tickets, decoding, projections()))
         except queue.Full:
             self._sender.count_dropped(tickets.inboxes)
 
     def _send(
-        self, batch: Batch, generated: Any, rows: Any, tickets: Tickets, projections: Sequence[Projections]
+        self, batch: Batch, rows: Any, tickets: Tickets, decoding: bool, projections: Sequence[Projections]
     ) -> None:
-        """`generated` (R,) is how many generated positions each request has, this step included."""
-        if tickets.whole is not None and tickets.whole.decodes(batch, len(rows)):
-            self._sender.send(*tickets.inboxes[0], *tickets.whole.wire, records(generated - 1, rows, projections))
+        """Always from the same thread: a step of decoding fills a place that the one before has filled."""
+        if decoding:
+            assert tickets.whole is not None
+            words = tickets.whole.words(batch, rows, projections)
+            self._sender.send(*tickets.inboxes[0], *tickets.whole.wire, words)
             return
+        generated = batch.computed + batch.scheduled - batch.prompt_lengths
         counts = np.clip(generated, 0, batch.scheduled)
         index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)
         inbox_of_row = np.repeat(tickets.inbox, batch.scheduled)

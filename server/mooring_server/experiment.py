@@ -18,7 +18,6 @@ under the profile of the arm `default`; neither is of the experiment, nor is any
 "none". Everywhere else an arm is called NAME/ARM, so that one experiment's numbers never mix with the next one's.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -30,22 +29,15 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from mooring_axes.artifact import FilePath
 from mooring_axes.errors import CannotServe
-from mooring_axes.yaml12 import read_mapping
+from mooring_axes.yaml12 import plain_name, read_mapping, worded
 from mooring_hooks.table import Settings
-from mooring_server.record import NO_ARM
-from mooring_server.turn import READINGS_VARIABLE, readings_wanted
+from mooring_server.record import NO_ARM, READINGS_VARIABLE, readings_wanted
 
 EXPERIMENT_VARIABLE: Final = "MOORING_EXPERIMENT"
 """Path of the file, where `mooring serve --experiment` named one."""
 
 
-def _named(name: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
-        raise ValueError(f"must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got {name!r}")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_named)]
+Name = Annotated[str, AfterValidator(plain_name)]
 
 
 class Arm(BaseModel):
@@ -100,7 +92,7 @@ class Experiment(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            faults = "\n  ".join(_worded(entry) for entry in error.errors())
+            faults = "\n  ".join(_fault(entry) for entry in error.errors())
             raise CannotServe(f"{path} holds no experiment that can be run:\n  {faults}") from None
 
     def check_profiles(self, settings: Settings) -> None:
@@ -155,10 +147,15 @@ class Experiment(BaseModel):
         return [1.0 if i >= last else bound for i, bound in enumerate(accumulate(shares))]
 
 
-def refuse_unmeasured(environment: Mapping[str, str]) -> None:
-    """CannotServe where answers are not measured."""
+def wanted(environment: Mapping[str, str], settings: Settings) -> Experiment | None:
+    """The experiment that this server is to run, if any; CannotServe where it cannot."""
+    if (path := environment.get(EXPERIMENT_VARIABLE)) is None:
+        return None
+    experiment = Experiment.load(path)
+    experiment.check_profiles(settings)
     if not readings_wanted(environment):
         raise CannotServe(f"{READINGS_VARIABLE}=0 leaves nothing to compare the arms by: unset it, or --experiment")
+    return experiment
 
 
 def place_of(salt: str, session: str) -> float:
@@ -168,12 +165,6 @@ def place_of(salt: str, session: str) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53  # as many bits as a double holds: never rounded up to 1
 
 
-def _worded(entry: Any) -> str:
+def _fault(entry: Mapping[str, Any]) -> str:
     where = ".".join(map(str, entry["loc"]))
-    if entry["type"] == "extra_forbidden":
-        return f"{where}: is not a known key"
-    if entry["type"] == "missing":
-        return f"{where}: is missing"
-    own = entry["type"] == "value_error"
-    message = str(entry["ctx"]["error"]) if own else f"{entry['msg']}, got {entry['input']!r}"
-    return f"{where}: {message}" if where else message
+    return f"{where}: {worded(entry)}" if where else worded(entry)

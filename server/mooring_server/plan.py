@@ -38,9 +38,9 @@ from mooring_hooks.table import (
     publish,
     tables_folder,
 )
+from mooring_server import experiment as experiments
 from mooring_server import sessions
 from mooring_server.choice import aliases
-from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment, refuse_unmeasured
 from mooring_server.history import location
 
 WORKER: Final = "mooring_hooks.worker.Worker"
@@ -134,8 +134,8 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
     added |= location.variables(options.history, options.history_days, environment)
     notes.append(location.described({**environment, **added}))
     if options.experiment is not None:
-        added[EXPERIMENT_VARIABLE] = str(Path(options.experiment).absolute())
-    notes += check_experiment({**environment, **added}, settings)
+        added[experiments.EXPERIMENT_VARIABLE] = str(Path(options.experiment).absolute())
+    notes += describe_experiment({**environment, **added}, settings)
     return Plan(tuple(argv), added, settings, tuple(notes))
 
 
@@ -362,13 +362,10 @@ def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, 
     return left, given
 
 
-def check_experiment(environment: Mapping[str, str], settings: Settings) -> list[str]:
-    """Refuse an experiment that cannot be run; what to tell the operator."""
-    if (path := environment.get(EXPERIMENT_VARIABLE)) is None:
+def describe_experiment(environment: Mapping[str, str], settings: Settings) -> list[str]:
+    """What to tell the operator of it; one that cannot be run is refused."""
+    if (experiment := experiments.wanted(environment, settings)) is None:
         return []
-    experiment = Experiment.load(path)
-    experiment.check_profiles(settings)
-    refuse_unmeasured(environment)
     dealt = ", ".join(f"{100 * share:.3g} % {arm}" for arm, share in experiment.shares.items())
     notes = [f"experiment {experiment.name}: of the sessions that clients name, {dealt}"]
     if environment[location.HISTORY_VARIABLE] == location.OFF:

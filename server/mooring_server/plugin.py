@@ -25,21 +25,22 @@ from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure
 from mooring_hooks.progress import say, telling
 from mooring_hooks.table import Settings, SlotTable, tables_folder
+from mooring_server import experiment as experiments
 from mooring_server import playground
 from mooring_server.announce import announce
 from mooring_server.assignments import Assignments
 from mooring_server.choice import HEADER, asked_for, profile_in_name
-from mooring_server.experiment import EXPERIMENT_VARIABLE, Experiment, refuse_unmeasured
 from mooring_server.history.routes import router as history_router
 from mooring_server.history.start import start as start_history
 from mooring_server.history.store import Store
 from mooring_server.metrics import TurnMetrics, tell_profiles
 from mooring_server.middleware import MooringMiddleware
+from mooring_server.record import readings_wanted
 from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 from mooring_server.sessions import Sessions
 from mooring_server.tracing import TurnSpans
-from mooring_server.turn import CURRENT, Meter, Thinking, Turn, measured, readings_wanted
+from mooring_server.turn import CURRENT, Meter, Thinking, Turn, measured
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -152,11 +153,8 @@ def _watch(engine_client: Any) -> Watch:
 
 def _assignments(settings: Settings, store: Store | None, model: str) -> Assignments | None:
     """Of the experiment that is run; None where there is none."""
-    if (path := os.environ.get(EXPERIMENT_VARIABLE)) is None:
+    if (experiment := experiments.wanted(os.environ, settings)) is None:
         return None
-    experiment = Experiment.load(path)
-    experiment.check_profiles(settings)
-    refuse_unmeasured(os.environ)
     assignments = Assignments(experiment, store, model)
     assignments.watch()
     return assignments
@@ -164,9 +162,12 @@ def _assignments(settings: Settings, store: Store | None, model: str) -> Assignm
 
 def _choose_early(settings: Settings, served: list[str], experiment: Assignments | None) -> None:
     """Settle a request's profile while it is read: inside the engine a stream's status has already gone out."""
+    from vllm.entrypoints.generate.base.serving import GenerateBaseServing
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    session_id = GenerateBaseServing._get_session_id
 
     def settle(request: Any) -> str:
         places = _places(settings, served, request)
@@ -175,7 +176,7 @@ def _choose_early(settings: Settings, served: list[str], experiment: Assignments
         name = next(iter(places.values()), settings.default)
         hooks.admit(settings, (request.vllm_xargs or {}) | ({hooks.PROFILE_KEY: name} if places else {}))
         turn = CURRENT.get()
-        given = None if places or experiment is None or turn is None else _dealt(experiment, request, turn)
+        given = None if places or experiment is None or turn is None else _dealt(experiment, session_id, request, turn)
         return str(name) if given is None else given
 
     def settle_beam_search(request: Any) -> str:
@@ -194,12 +195,12 @@ def _choose_early(settings: Settings, served: list[str], experiment: Assignments
         _settle_before(kind, "to_beam_search_params", settle_beam_search, settings.default)
 
 
-def _dealt(experiment: Assignments, request: Any, turn: Turn) -> str | None:
+def _dealt(
+    experiment: Assignments, session_id: Callable[[Any, Turn], str | None], request: Any, turn: Turn
+) -> str | None:
     """The profile that the experiment gives a request; None where it gives none."""
-    from vllm.entrypoints.generate.base.serving import GenerateBaseServing
-
     turn.request = request
-    turn.identify(GenerateBaseServing._get_session_id(request, turn))
+    turn.identify(session_id(request, turn))
     if (given := experiment.give(turn.session)) is None:
         return None
     turn.arm = given.arm

@@ -11,8 +11,14 @@ from typing import Final
 
 from mooring_hooks.progress import say
 
+READINGS_VARIABLE: Final = "MOORING_READINGS"
 NO_ARM: Final = "none"
 """The arm of what is of no experiment."""
+
+
+def readings_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether answers are measured: MOORING_READINGS=0 switches it off, and nothing else does."""
+    return environment.get(READINGS_VARIABLE, "1") != "0"
 
 
 @dataclass(frozen=True, slots=True)

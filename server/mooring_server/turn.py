@@ -33,14 +33,6 @@ SWEEP: Final = 0.1
 """Seconds between two looks at what has come while answers are open."""
 
 
-READINGS_VARIABLE: Final = "MOORING_READINGS"
-
-
-def readings_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether answers are measured: MOORING_READINGS=0 switches it off, and nothing else does."""
-    return environment.get(READINGS_VARIABLE, "1") != "0"
-
-
 class Meter:
     """What all turns of a process share."""
 
