@@ -5,9 +5,9 @@
 
     feed       one process feeds synthetic records to a writer from its event loop, which also asks every millisecond
                how late it is woken. `nothing` makes the records and drops them: what the loop is late by itself
-    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turn (ABBA); the blocks of
-               a round answer the same prompts. `alone`: one short answer after the other, so that p99 is not how
-               long answers wait for each other; `together`: last_frames.py's waves of 16
+    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turns of about 3 s (ABBA);
+               the blocks of a round answer the same prompts. `alone`: one short answer after the other, so that p99
+               is not how long answers wait for each other; `together`: last_frames.py's waves of 16
 
 Output: the last line of stdout is one JSON document; --out keeps it beside what the other command has put there.
 """
@@ -15,7 +15,6 @@ Output: the last line of stdout is one JSON document; --out keeps it beside what
 import argparse
 import asyncio
 import json
-import math
 import sys
 import tempfile
 import time
@@ -26,20 +25,18 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import psutil
 from prometheus_client import REGISTRY
 
 import last_frames
 from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
-from last_frames import LENGTHS, Pass
-from load import percentiles
-from mooring_bench.blocks import orders, spread
+from last_frames import LENGTHS, Heard, Pass
+from mooring_bench.blocks import Turns, orders, percentiles, spread, turns
 from mooring_bench.record import save, where
 from mooring_server.history.location import open_store
 from mooring_server.history.writer import Writer
 from mooring_server.record import Record, Sink
-from overhead import FOLDER, OPTIONS, PILOT_SECONDS, others, say, subject_of
-from readings_result import added
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, say, subject_of
+from turns import Block, take_turns
 
 RATE, SECONDS = 5000, 20.0
 LOST_WANTED: Final = 0
@@ -54,6 +51,7 @@ TICK: Final = 0.001
 SESSIONS: Final = 2000
 LAYERS: Final = {layer: (11.5 + layer / 7, 0.25, 0.5) for layer in range(8)}
 KEPT, UNKEPT = "default", "unkept"
+RESAMPLES: Final = 2000
 WARM_UP: Final = 3
 PILOT: Final = 6
 """Waves."""
@@ -81,11 +79,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own.add_argument("--rate", type=int, default=RATE, help="turns a second")
     own.add_argument("--seconds", type=float, default=SECONDS)
     own.add_argument("--postgres", metavar="URL", help="feed this database too")
+    own.add_argument("--load", choices=[*LOADS, "both"], default="both")
     own.add_argument("--pairs", type=int, default=20)
     own.add_argument("--block-seconds", type=float, default=30.0)
     own.add_argument("--starts", type=int, default=4)
     own.add_argument("--out", type=Path, metavar="FILE")
-    return own.parse_args(arguments)
+    options = own.parse_args(arguments)
+    options.loads = tuple(LOADS) if options.load == "both" else (options.load,)
+    return options
 
 
 # --- feed ----------------------------------------------------------------------------------------
@@ -188,28 +189,29 @@ def answers(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of("demo", folder)
     both = servers(subject, (KEPT, UNKEPT), OPTIONS, folder)
-    asked, blocks, waves = Asked(both, subject), [], {}
+    asked, blocks, division = Asked(both, subject), [], {}
     try:
         for start, rounds in enumerate(spread(orders((KEPT, UNKEPT), options.pairs), options.starts)):
             start_all(both, start % 2 == 1, say)
-            for arm, load in product((KEPT, UNKEPT), LOADS):
+            for arm, load in product((KEPT, UNKEPT), options.loads):
                 asked.send(load, arm, WARM_UP, 1)
-            waves = waves or {load: pilot(asked, load, options.block_seconds) for load in LOADS}
-            for (number, order), load in product(rounds, LOADS):
-                blocks += [block(asked, load, arm, waves[load], number) | {"start": start} for arm in order]
+            division = division or {load: pilot(asked, load, options.block_seconds) for load in options.loads}
+            for (number, order), load in product(rounds, options.loads):
+                blocks += [b | {"start": start} for b in blocks_of(asked, load, division[load], number, order)]
             stop_all(both)
     finally:
         stop_all(both)
-    found = {load: compared([b for b in blocks if b["load"] == load]) for load in LOADS}
+    found = {load: compared([b for b in blocks if b["load"] == load]) for load in options.loads}
     return {
         "pairs": options.pairs,
         "block_seconds": options.block_seconds,
-        "waves": waves,
-        "answer_tokens": LOADS,
+        "waves": {load: turns.total for load, turns in division.items()},
+        "turns": {load: turns.times for load, turns in division.items()},
+        "answer_tokens": {load: LOADS[load] for load in options.loads},
         "readings_lost": sum(b["lost"] for b in blocks),
         "added_ms": found,
         "targets": [
-            target_of(f"{load}: ms added to an answer's p99", one["p99"]["median"], ADDED_WANTED)
+            target_of(f"{load}: ms added to an answer's p99", one["p99"]["added"], ADDED_WANTED)
             for load, one in found.items()
         ],
         "blocks": blocks,
@@ -222,43 +224,75 @@ class Asked(NamedTuple):
     servers: Mapping[str, Server]
     subject: Subject
 
-    def send(self, load: str, arm: str, waves: int, *seed: int) -> last_frames.Heard:
+    def send(self, load: str, arm: str, waves: int, *seed: int) -> Heard:
         where_to = target(arm, self.subject, self.servers[ARMS[arm].server])
         return last_frames.run(Pass(where_to, waves, seed, streamed=True, measured=True, lengths=LOADS[load]))
 
-    def cpu_seconds(self) -> float:
-        return sum(server.cpu_seconds() for server in self.servers.values())
 
-
-def compared(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How much longer answers take with a history, in ms, by percentile."""
-    return {p: added(blocks, "request_ms", p, (KEPT, UNKEPT)) for p in ("p50", "p99")}
-
-
-def pilot(asked: Asked, load: str, seconds: float) -> int:
-    """How many waves keep a server busy for a block."""
+def pilot(asked: Asked, load: str, seconds: float) -> Turns:
+    """What keeps a server busy for a block."""
     done, spent = 0, 0.0
     while spent < PILOT_SECONDS:
         spent += asked.send(load, UNKEPT, PILOT, 2, done).seconds
         done += PILOT
-    return math.ceil(seconds * done / spent)
+    return turns(seconds, spent / done)
 
 
-def block(asked: Asked, load: str, arm: str, waves: int, number: int) -> dict[str, Any]:
-    before, machine = asked.cpu_seconds(), psutil.cpu_times()
-    heard = asked.send(load, arm, waves, 3, number)
-    ours = asked.cpu_seconds() - before + heard.client_cpu
-    say(f"  {load}, round {number + 1} {arm}: p99 {(percentiles(heard.latencies) or {})['p99']:.1f} ms")
+def blocks_of(asked: Asked, load: str, division: Turns, number: int, order: Sequence[str]) -> list[dict[str, Any]]:
+    """Of a round."""
+
+    def one(arm: str, waves: int, turn: int) -> Heard:
+        return asked.send(load, arm, waves, 3, number, turn)
+
+    found = take_turns(order, division, asked.servers, Heard, one)
+    say(f"  {load}, round {number + 1}")
+    return [{"load": load, "round": number, "arm": arm, **told(found[arm])} for arm in order]
+
+
+def told(block: Block[Heard]) -> dict[str, Any]:
     return {
-        "load": load,
-        "round": number,
-        "arm": arm,
-        "seconds": round(heard.seconds, 3),
-        "answers": len(heard.latencies),
-        "lost": heard.lost,
-        "request_ms": percentiles(heard.latencies),
-        "others_cpu_s": others(machine, ours),
+        "seconds": round(block.heard.seconds, 3),
+        "answers": len(block.heard.latencies),
+        "lost": block.heard.lost,
+        "others_cpu_s": round(block.others, 3),
+        "request_ms": [round(seconds * 1e3, 2) for seconds in block.heard.latencies],
     }
+
+
+# --- what is compared ----------------------------------------------------------------------------
+
+
+def compared(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How much longer answers take with a history, in ms, by percentile."""
+    kept, unkept = ({b["round"]: b["request_ms"] for b in blocks if b["arm"] == arm} for arm in (KEPT, UNKEPT))
+    start = {b["round"]: b["start"] for b in blocks}
+    pairs = [(start[r], kept[r], unkept[r]) for r in sorted(kept)]
+    twice = [r for r in sorted(unkept) if r % 2 == 0 and start.get(r + 1) == start[r]]
+    itself = [(start[r], unkept[r + 1], unkept[r]) for r in twice]
+    return {p: added(pairs, PERCENTILES[p]) | {"null": added(itself, PERCENTILES[p])} for p in ("p50", "p99")}
+
+
+def added(
+    pairs: Sequence[tuple[int, Sequence[float], Sequence[float]]], percentile: float, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """The percentile of all answers of the second place minus that of the third, with an interval over the rounds.
+
+    Pairs are (start, times, times) of a round. A block holds too few answers for a p99 of its own, so the answers of
+    all rounds are pooled; the bootstrap draws starts, then rounds within each, as that of blocks.py does.
+    """
+    by_start = [[(one, other) for of, one, other in pairs if of == start] for start in sorted({p[0] for p in pairs})]
+
+    def difference(drawn: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+        one, other = (np.percentile(np.concatenate(times), percentile) for times in zip(*drawn, strict=True))
+        return float(one - other)
+
+    rng, found = np.random.default_rng(0), difference([pair for part in by_start for pair in part])
+    values = []
+    for _ in range(resamples):
+        parts = [by_start[i] for i in rng.integers(0, len(by_start), len(by_start))]
+        values.append(difference([part[i] for part in parts for i in rng.integers(0, len(part), len(part))]))
+    low, high = np.percentile(values, percentiles(len(pairs))) if len(pairs) > 1 else (None, None)
+    return {"added": found, "low": low, "high": high, "rounds": len(pairs)}
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
                                   [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
 Every arm's server (arms.py) is started, with the same options, compiled. Then one arm at a time gets a block of load
-(load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. Arms take turns in the
-order of blocks.py, and arms of one round, which answered the same prompts, are compared as a pair.
+(load.py): a fixed number of requests, as many as keep stock vLLM busy for --block-seconds. The blocks of a round are
+divided into turns of about 3 s, or one wave, and the arms take them in the order of blocks.py, back and forth. Arms of
+one round, which answered the same prompts, are compared as a pair.
 
 The same server started twice can be some per cent faster or slower throughout, by where its memory came to lie. So
 the rounds are divided among --starts starts of all servers, each in the reverse order of the one before.
@@ -23,26 +24,24 @@ Output: a card for people, and the last line of stdout is one JSON document with
 
 import argparse
 import json
-import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 import load
 from arms import ARMS, BASELINE, SLOTS, Server, Subject, servers, start_all, stop_all, target
 from load import CannotMeasure, Heard, Pass, Workload, percentiles
 from mooring_axes import demo
-from mooring_bench.blocks import orders, spread
+from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import ROOT, save, where
 from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
+from turns import Block, take_turns
 
 FOLDER: Final = ROOT / ".build" / "benchmarks"
 CONCURRENCY: Final = 16
@@ -69,7 +68,7 @@ class Run:
     servers: dict[str, Server]
     workloads: Sequence[Workload]
     where: dict[str, Any]
-    requests: dict[str, int] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=dict)
     """Of a block of each workload."""
     lifted: dict[str, Any] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
@@ -186,7 +185,7 @@ def measure(run: Run) -> None:
     options = run.options
     for start, rounds in enumerate(spread(orders(options.arms, options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
-        if not run.requests:
+        if not run.turns:
             plan(run)
         for number, order in rounds:
             measure_round(run, start, number, order)
@@ -204,17 +203,16 @@ def plan(run: Run) -> None:
     """Find out how much work a block is."""
     seconds = 0.0
     for workload in run.workloads:
-        run.requests[workload.name], expected = pilot(run, workload)
+        run.turns[workload.name], expected = pilot(run, workload)
         seconds += expected
     say(f"measuring for about {run.options.pairs * len(run.options.arms) * seconds / 60:.0f} minutes ...")
 
 
 def measure_round(run: Run, start: int, number: int, order: Sequence[str]) -> None:
     for workload in run.workloads:
-        for place, arm in enumerate(order):
-            run.blocks.append({"start": start, **block(run, workload, arm, number, place)})
-            if run.options.out:
-                save(run.options.out, document(run, "it is still running"))
+        run.blocks += [{"start": start, **block} for block in blocks(run, workload, number, order)]
+        if run.options.out:
+            save(run.options.out, document(run, "it is still running"))
 
 
 def warm_up(run: Run, arm: str) -> None:
@@ -226,14 +224,14 @@ def warm_up(run: Run, arm: str) -> None:
             run.lifted[arm] = found
 
 
-def pilot(run: Run, workload: Workload) -> tuple[int, float]:
-    """How many requests keep stock vLLM busy for a block, in whole waves, and for how many seconds they do."""
+def pilot(run: Run, workload: Workload) -> tuple[Turns, float]:
+    """What keeps stock vLLM busy for a block, and for how many seconds it does."""
     waves, spent = 0, 0.0
     while spent < PILOT_SECONDS:
         spent += send(run, workload, BASELINE, 2 * CONCURRENCY, (2, waves)).seconds
         waves += 2
-    wanted = math.ceil(run.options.block_seconds * waves / spent)
-    return CONCURRENCY * wanted, wanted * spent / waves
+    found = turns(run.options.block_seconds, spent / waves)
+    return found, found.total * spent / waves
 
 
 def lifted(bodies: Sequence[bytes]) -> dict[str, Any] | None:
@@ -255,7 +253,7 @@ def lifted(bodies: Sequence[bytes]) -> dict[str, Any] | None:
     }
 
 
-# --- a block -------------------------------------------------------------------------------------
+# --- the blocks of a round -----------------------------------------------------------------------
 
 
 def send(run: Run, workload: Workload, arm: str, requests: int, seed: tuple[int, ...], keep: bool = False) -> Heard:
@@ -267,18 +265,23 @@ def send(run: Run, workload: Workload, arm: str, requests: int, seed: tuple[int,
         raise CannotMeasure(f"{arm}, {workload.name}: {reason}") from None
 
 
-def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> dict[str, Any]:
-    """Load one arm and take down what all processes used meanwhile."""
-    requests = run.requests[workload.name]
-    before, machine = cpu(run), psutil.cpu_times()
-    heard = send(run, workload, arm, requests, (3, number))
-    spent = {name: taken(before[name], found) for name, found in cpu(run).items()}
-    by_process, tokens = spent.pop(ARMS[arm].server), workload.tokens(requests)
-    own, resting = sum(by_process.values()), {name: sum(found.values()) for name, found in spent.items()}
+def blocks(run: Run, workload: Workload, number: int, order: Sequence[str]) -> list[dict[str, Any]]:
+    """Load the arms of a round in turn."""
+
+    def one(arm: str, waves: int, turn: int) -> Heard:
+        return send(run, workload, arm, waves * CONCURRENCY, (3, number, turn))
+
+    found = take_turns(order, run.turns[workload.name], run.servers, Heard, one)
+    return [block(run, workload, arm, found[arm]) | {"round": number, "place": i} for i, arm in enumerate(order)]
+
+
+def block(run: Run, workload: Workload, arm: str, found: Block[Heard]) -> dict[str, Any]:
+    """The numbers of one arm."""
+    heard, requests = found.heard, run.turns[workload.name].total * CONCURRENCY
+    (by_process, resting), tokens = found.split(arm), workload.tokens(requests)
+    own = sum(by_process.values())
     measured = {
         "workload": workload.name,
-        "round": number,
-        "place": place,
         "arm": arm,
         "ended": round(time.time(), 1),
         "seconds": round(heard.seconds, 4),
@@ -295,26 +298,10 @@ def block(run: Run, workload: Workload, arm: str, number: int, place: int) -> di
         "server_cpu_s_by_process": {process: round(seconds, 3) for process, seconds in by_process.items()},
         "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in resting.items()},
         "client_cpu_s": round(heard.client_cpu, 3),
-        "others_cpu_s": others(machine, own + sum(resting.values()) + heard.client_cpu),
+        "others_cpu_s": round(found.others, 3),
     }
-    say(f"  {workload.name} {number + 1}/{run.options.pairs} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
+    say(f"  {workload.name} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
     return measured
-
-
-def cpu(run: Run) -> dict[str, dict[str, float]]:
-    """Server -> process -> CPU seconds so far."""
-    return {name: server.cpu_by_process() for name, server in run.servers.items()}
-
-
-def taken(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    return {process: after[process] - seconds for process, seconds in before.items()}
-
-
-def others(before: Any, ours: float) -> float:
-    """CPU seconds that everything else on the machine took, stolen time included."""
-    after = psutil.cpu_times()
-    busy = [name for name in after._fields if name not in ("idle", "iowait", "guest", "guest_nice")]
-    return round(float(sum(getattr(after, name) - getattr(before, name) for name in busy)) - ours, 3)
 
 
 # --- what is told --------------------------------------------------------------------------------
@@ -336,7 +323,7 @@ def document(run: Run, stopped: str | None) -> Result:
             "block_seconds": options.block_seconds,
             "starts": options.starts,
             "concurrency": CONCURRENCY,
-            "workloads": [w._asdict() | {"requests": run.requests.get(w.name)} for w in run.workloads],
+            "workloads": [w._asdict() | division(run, w) for w in run.workloads],
             "options": list(OPTIONS),
             "compiled": True,
         },
@@ -346,6 +333,12 @@ def document(run: Run, stopped: str | None) -> Result:
         "targets": targets(options.model, found, options.pairs, options.block_seconds),
         "blocks": run.blocks,
     }
+
+
+def division(run: Run, workload: Workload) -> dict[str, Any]:
+    """Of a block of this workload; nothing where none was planned."""
+    found = run.turns.get(workload.name)
+    return {} if found is None else {"requests": found.total * CONCURRENCY, "turns": found.times}
 
 
 def tell(run: Run, stopped: str | None) -> None:

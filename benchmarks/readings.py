@@ -5,8 +5,8 @@
 
 Both servers are started with the same options, compiled, capped by the same profile. Then one at a time gets a
 block of load (last_frames.py): a fixed number of waves, as many as keep the server without readings busy for
---block-seconds. The two take turns, ABBA, and the blocks of one round, which answered the same prompts, are a pair.
-Two starts of one server can differ, so the rounds are divided among --starts starts of both.
+--block-seconds. The two take turns of about 3 s, ABBA, and the blocks of one round, which answered the same prompts,
+are a pair. Two starts of one server can differ, so the rounds are divided among --starts starts of both.
 
     streamed   16 streams at once, of 12 to 102 tokens    tokens/s, and how much later the last frame comes
     whole      the same answers, each in one body         tokens/s
@@ -17,7 +17,6 @@ Output: a card for people, and the last line of stdout is one JSON document with
 
 import argparse
 import json
-import math
 import signal
 import sys
 import time
@@ -26,16 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 import last_frames
 from arms import ARMS, Server, Subject, servers, start_all, stop_all, target
 from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, percentiles
-from mooring_bench.blocks import orders, spread
+from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import save, where
-from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, others, say, subject_of
+from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_of
 from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
+from turns import Block, take_turns
 
 STARTS: Final = 4
 WARM_UP: Final = 3
@@ -50,7 +48,7 @@ class Run:
     subject: Subject
     servers: dict[str, Server]
     where: dict[str, Any]
-    waves: dict[str, int] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=dict)
     """Of a block of each load."""
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -108,7 +106,7 @@ def measure(run: Run) -> None:
     options = run.options
     for start, rounds in enumerate(spread(orders((ON, OFF), options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
-        if not run.waves:
+        if not run.turns:
             plan(run)
         for number, order in rounds:
             measure_round(run, start, number, order)
@@ -125,26 +123,25 @@ def start_servers(run: Run, backwards: bool) -> None:
 
 def plan(run: Run) -> None:
     """Find out how much work a block is."""
-    run.waves |= {load: pilot(run, load) for load in run.options.loads}
+    run.turns |= {load: pilot(run, load) for load in run.options.loads}
     seconds = 2 * run.options.pairs * len(run.options.loads) * run.options.block_seconds
     say(f"measuring for about {seconds / 60:.0f} minutes ...")
 
 
 def measure_round(run: Run, start: int, number: int, order: Sequence[str]) -> None:
     for load in run.options.loads:
-        for place, arm in enumerate(order):
-            run.blocks.append({"start": start, **block(run, load, arm, number, place)})
-            if run.options.out:
-                save(run.options.out, document(run, "it is still running"))
+        run.blocks += [{"start": start, **block} for block in blocks(run, load, number, order)]
+        if run.options.out:
+            save(run.options.out, document(run, "it is still running"))
 
 
-def pilot(run: Run, load: str) -> int:
-    """How many waves keep the server without readings busy for a block."""
-    done, spent, wanted = 0, 0.0, float(run.options.block_seconds)
+def pilot(run: Run, load: str) -> Turns:
+    """What keeps the server without readings busy for a block."""
+    done, spent = 0, 0.0
     while spent < PILOT_SECONDS:
         spent += send(run, load, OFF, WARM_UP, (2, LOADS.index(load), done)).seconds
         done += WARM_UP
-    return math.ceil(wanted * done / spent)
+    return turns(run.options.block_seconds, spent / done)
 
 
 def send(run: Run, load: str, arm: str, waves: int, seed: tuple[int, ...]) -> Heard:
@@ -157,17 +154,23 @@ def send(run: Run, load: str, arm: str, waves: int, seed: tuple[int, ...]) -> He
         raise CannotMeasure(f"{arm}, {load}: {reason}") from None
 
 
-def block(run: Run, load: str, arm: str, number: int, place: int) -> dict[str, Any]:
-    """Load one server and take down what all processes used meanwhile."""
-    waves = run.waves[load]
-    before, machine = {name: s.cpu_seconds() for name, s in run.servers.items()}, psutil.cpu_times()
-    heard = send(run, load, arm, waves, (3, LOADS.index(load), number))
-    used = {name: server.cpu_seconds() - before[name] for name, server in run.servers.items()}
-    own, generated = used.pop(ARMS[arm].server), waves * sum(LENGTHS)
+def blocks(run: Run, load: str, number: int, order: Sequence[str]) -> list[dict[str, Any]]:
+    """Load both servers in turn."""
+
+    def one(arm: str, waves: int, turn: int) -> Heard:
+        return send(run, load, arm, waves, (3, LOADS.index(load), number, turn))
+
+    found = take_turns(order, run.turns[load], run.servers, Heard, one)
+    return [block(run, load, arm, found[arm]) | {"round": number, "place": i} for i, arm in enumerate(order)]
+
+
+def block(run: Run, load: str, arm: str, found: Block[Heard]) -> dict[str, Any]:
+    """The numbers of one arm."""
+    heard, waves = found.heard, run.turns[load].total
+    (by_process, resting), generated = found.split(arm), waves * sum(LENGTHS)
+    own = sum(by_process.values())
     measured = {
         "load": load,
-        "round": number,
-        "place": place,
         "arm": arm,
         "ended": round(time.time(), 1),
         "seconds": round(heard.seconds, 4),
@@ -180,11 +183,11 @@ def block(run: Run, load: str, arm: str, number: int, place: int) -> dict[str, A
         "gap_ms": percentiles(heard.gaps),
         "request_ms": percentiles(heard.latencies),
         "server_cpu_s": round(own, 3),
-        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in used.items()},
+        "resting_servers_cpu_s": {name: round(seconds, 3) for name, seconds in resting.items()},
         "client_cpu_s": round(heard.client_cpu, 3),
-        "others_cpu_s": others(machine, own + sum(used.values()) + heard.client_cpu),
+        "others_cpu_s": round(found.others, 3),
     }
-    say(f"  {load} {number + 1}/{run.options.pairs} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
+    say(f"  {load} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
     return measured
 
 
@@ -203,7 +206,8 @@ def document(run: Run, stopped: str | None) -> Result:
             "block_seconds": options.block_seconds,
             "starts": options.starts,
             "answer_tokens": list(LENGTHS),
-            "waves": run.waves,
+            "waves": {load: found.total for load, found in run.turns.items()},
+            "turns": {load: found.times for load, found in run.turns.items()},
             "options": list(OPTIONS),
         },
         "results": found,

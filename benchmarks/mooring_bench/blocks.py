@@ -4,6 +4,10 @@ A round holds one block per arm, and a pair is two arms of one round. Rounds fol
 followed at once by its mirror image: over two rounds a drift that is linear in time favours no arm, and over a whole
 design every arm stands at every place equally often and follows every other arm equally often. Two arms: ABBA.
 
+Where a block is made of waves, the arms of a round take turns: a block is not one stretch but several of a few
+seconds each, every one of a round in the reverse order of the one before. A neighbour who takes the machine for ten
+seconds then slows all arms alike, and not the one whose block it was.
+
     ratio      arm / baseline of one round
     estimate   median of the ratios, with a 95 % expanded percentile bootstrap on the log scale: the percentiles lie
                further out the fewer pairs there are, as Student's t does, else intervals of 8 or 12 pairs are too short
@@ -19,7 +23,7 @@ Williams 1949, doi:10.1071/CH9490149. Hesterberg 2015, doi:10.1080/00031305.2015
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +34,8 @@ from mooring_bench.paired import Z
 
 RESAMPLES: Final = 10_000
 SEED: Final = 0
+TURN_SECONDS: Final = 3.0
+"""Long enough that what a server does after an answer mostly falls into its own turn."""
 
 
 Array = npt.NDArray[np.float64]
@@ -52,6 +58,32 @@ def orders(arms: Sequence[str], rounds: int) -> list[list[str]]:
     """The order of the arms in each round."""
     design = _design(len(arms))
     return [[arms[i] for i in design[number % len(design)]] for number in range(rounds)]
+
+
+class Turns(NamedTuple):
+    """How a block is divided."""
+
+    times: int
+    waves: int
+    """In each."""
+
+    @property
+    def total(self) -> int:
+        """Waves of the block."""
+        return self.times * self.waves
+
+
+def turns(block_seconds: float, wave_seconds: float) -> Turns:
+    """Whole waves that fill a block, in turns of about TURN_SECONDS, of one wave at least."""
+    waves = max(1, round(TURN_SECONDS / wave_seconds))
+    return Turns(math.ceil(block_seconds / (waves * wave_seconds)), waves)
+
+
+def in_turn(order: Sequence[str], times: int) -> Iterator[tuple[int, str]]:
+    """(turn, arm) of one round: every turn in the reverse order of the one before."""
+    for turn in range(times):
+        for arm in order[:: -1 if turn % 2 else 1]:
+            yield turn, arm
 
 
 def spread(order: Sequence[list[str]], starts: int) -> list[list[tuple[int, list[str]]]]:

@@ -24,6 +24,8 @@ import overhead_result
 import stand_in
 from load import CannotMeasure, Heard, Pass, Target, Workload
 from mooring_bench import blocks, record
+from mooring_bench.blocks import Turns, in_turn, orders, turns
+from turns import take_turns
 
 DECODE = Workload("decode", 4, 5)
 PREFILL = Workload("prefill", 8, 1)
@@ -64,6 +66,34 @@ def made(values: Mapping[str, list[float]], number: str = "tokens_per_s") -> lis
         for arm, found in values.items()
         for r, value in enumerate(found)
     ]
+
+
+def test_a_block_is_made_of_whole_waves_in_turns_of_about_three_seconds() -> None:
+    assert turns(30.0, wave_seconds=0.05) == (10, 60)
+    assert turns(30.0, wave_seconds=2.0) == (8, 2)
+    assert turns(30.0, wave_seconds=9.0) == (4, 1)
+
+
+def test_the_arms_of_a_round_take_turns_back_and_forth() -> None:
+    assert [arm for _, arm in in_turn(["stock", "off", "default"], 3)] == [
+        "stock", "off", "default", "default", "off", "stock", "stock", "off", "default",
+    ]  # fmt: skip
+
+
+def test_a_neighbour_who_comes_and_goes_slows_both_arms_of_a_round() -> None:
+    """He takes half of the machine for 20 s of every 70: a block of one stretch would be 5 to 40 % slower or not."""
+    now = {"at": 0.0}
+
+    def send(arm: str, waves: int, turn: int) -> Heard:
+        began = now["at"]
+        for _ in range(waves):
+            now["at"] += 2.0 if now["at"] % 70 < 20 else 1.0
+        return Heard(seconds=now["at"] - began)
+
+    servers: Any = {"mooring": FakeServer("mooring"), "stock": FakeServer("stock")}
+    for order in orders(["stock", "default"], 20):
+        found = take_turns(order, Turns(10, 3), servers, Heard, send)
+        assert found["default"].heard.seconds / found["stock"].heard.seconds == pytest.approx(1, abs=0.12)
 
 
 def test_a_ratio_is_taken_within_a_round() -> None:
@@ -399,14 +429,14 @@ def test_a_whole_run_ends_in_its_json(
 def test_an_interrupted_run_keeps_its_blocks_and_says_so(
     fakes: dict[str, FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured = overhead.block
+    measured = overhead.blocks
 
-    def block(run: Any, workload: Any, arm: str, number: int, place: int) -> dict[str, Any]:
+    def blocks(run: Any, workload: Any, number: int, order: Any) -> list[dict[str, Any]]:
         if number == 1:
             raise KeyboardInterrupt
-        return measured(run, workload, arm, number, place)
+        return measured(run, workload, number, order)
 
-    monkeypatch.setattr(overhead, "block", block)
+    monkeypatch.setattr(overhead, "blocks", blocks)
     out = tmp_path / "result.json"
     assert overhead.main(["--model", "demo", "--workload", "decode", "--out", str(out)]) == overhead.INTERRUPTED
     found = result_of(capsys)
@@ -416,7 +446,7 @@ def test_an_interrupted_run_keeps_its_blocks_and_says_so(
     assert all(server.stopped for server in fakes.values())
 
 
-def test_what_was_measured_is_on_disk_after_every_block(
+def test_what_was_measured_is_on_disk_after_every_round(
     fakes: dict[str, FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, seen = tmp_path / "result.json", []
@@ -427,8 +457,8 @@ def test_what_was_measured_is_on_disk_after_every_block(
 
     monkeypatch.setattr(overhead, "save", save)
     overhead.main(["--model", "demo", "--short", "--workload", "prefill", "--out", str(out)])
-    assert [len(one["blocks"]) for one in seen] == [1, 2, 3, 4, 5, 6, 6]
-    assert [one["partial"] for one in seen] == [True] * 6 + [False]
+    assert [len(one["blocks"]) for one in seen] == [3, 6, 6]
+    assert [one["partial"] for one in seen] == [True, True, False]
 
 
 def test_a_server_that_dies_ends_the_run_in_one_line(
@@ -438,7 +468,7 @@ def test_a_server_that_dies_ends_the_run_in_one_line(
 
     def run(given: Pass) -> Heard:
         calls.append(given)
-        if len(calls) > 10:
+        if len(calls) > 15:
             FakeServer.dead = True
             raise CannotMeasure("the server broke off")
         return answered(given)
