@@ -40,15 +40,18 @@ class Paced(Fake):
         ]
 
     async def models(self, request: Request) -> Response:
+        self.keys.add(request.headers.get("authorization", ""))
         names = ["demo", *(f"demo:{profile}" for profile in self.profiles)]
         return JSONResponse({"data": [{"id": name, "root": str(demo.MODEL_DIR)} for name in names]})
 
     async def metrics(self, request: Request) -> Response:
+        self.keys.add(request.headers.get("authorization", ""))
         return PlainTextResponse(f'vllm:prefix_cache_hits_total{{engine="0"}} {16.0 * self.asked.total()}\n')
 
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
+        self.keys.add(request.headers.get("authorization", ""))
         named = body["model"].removeprefix("demo").removeprefix(":")
         asked = request.headers.get(HEADER) or named
         if self.asked.total() >= self.dies_after:

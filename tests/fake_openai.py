@@ -31,9 +31,12 @@ class Fake:
     """What the header says of a request that asked for a profile."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Every chat request, as it came."""
+    keys: set[str] = field(default_factory=set)
+    """What requests were authorized with; empty text = nothing."""
     url: str = ""
 
     async def models(self, request: Request) -> Response:
+        self.keys.add(request.headers.get("authorization", ""))
         names = ["demo", *(f"demo:{profile}" for profile in self.profiles)]
         return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
 
@@ -43,6 +46,7 @@ class Fake:
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
+        self.keys.add(request.headers.get("authorization", ""))
         if (instead := self.before(len(self.bodies))) is not None:
             return instead
         named = str(body["model"]).partition(":")[2] or None

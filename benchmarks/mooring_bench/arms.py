@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, authorization, base_of, complaint
+from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, STOCK_KEY, URL_KEY, authorization, base_of, complaint
 from mooring_bench.prompts import CannotMeasure
 
 PATIENCE: Final = httpx.Timeout(60.0, connect=10.0)
@@ -31,10 +31,18 @@ class Arm(NamedTuple):
     """Whether its requests name the profile."""
     tokenizer: str | None
     """Folder or hub name of the model, as the server tells it."""
+    key: str
+    """Environment variable with its server's API key."""
 
     @property
     def headers(self) -> dict[str, str]:
+        """That name the profile."""
         return {PROFILE_HEADER: self.profile} if self.asks and self.profile else {}
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """Those, and the server's key if there is one."""
+        return authorization(self.key) | self.headers
 
     @property
     def alias(self) -> str:
@@ -44,7 +52,7 @@ class Arm(NamedTuple):
 
 def find(url: str, names: Sequence[str] | None, stock: str | None, model: str | None) -> list[Arm]:
     """All arms, each asked once; CannotMeasure where one does not answer as it should."""
-    first = _at(url, model)
+    first = _at(url, model, URL_KEY)
     if first.profile is None:
         if names and list(names) != [STOCK]:
             raise CannotMeasure(
@@ -54,7 +62,7 @@ def find(url: str, names: Sequence[str] | None, stock: str | None, model: str | 
     else:
         arms = [_profile_arm(first, name) for name in names or (OFF, DEFAULT)]
     if stock is not None:
-        other = _at(stock, None)
+        other = _at(stock, None, STOCK_KEY)
         if other.profile is not None:
             raise CannotMeasure(f"{stock} has Mooring: the arm {STOCK} is vLLM without it")
         arms.append(other._replace(name=STOCK))
@@ -74,10 +82,10 @@ def _profile_arm(first: Arm, name: str) -> Arm:
     return arm
 
 
-def _at(url: str, model: str | None) -> Arm:
+def _at(url: str, model: str | None, key: str) -> Arm:
     base = base_of(url)
     try:
-        listed = httpx.get(f"{base}/v1/models", headers=authorization(), timeout=PATIENCE)
+        listed = httpx.get(f"{base}/v1/models", headers=authorization(key), timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise CannotMeasure(f"no server answers at {url}: {str(error) or type(error).__name__}") from None
     try:
@@ -88,7 +96,7 @@ def _at(url: str, model: str | None) -> Arm:
     except StopIteration:
         names = ", ".join(str(e.get("id")) for e in entries)
         raise CannotMeasure(f"{url} serves no model {model!r}; it serves {names}") from None
-    arm = Arm(DEFAULT, base, str(entry["id"]), None, False, entry.get("root"))
+    arm = Arm(DEFAULT, base, str(entry["id"]), None, False, entry.get("root"), key)
     return arm._replace(profile=_ask(arm))
 
 
@@ -96,8 +104,7 @@ def _ask(arm: Arm) -> str | None:
     """One token; the profile that it ran under."""
     body = {"model": arm.model, "prompt": "hello", "max_tokens": 1}
     try:
-        headers = authorization() | arm.headers
-        reply = httpx.post(f"{arm.base}/v1/completions", json=body, headers=headers, timeout=PATIENCE)
+        reply = httpx.post(f"{arm.base}/v1/completions", json=body, headers=arm.all_headers, timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise CannotMeasure(f"{arm.base} does not answer: {str(error) or type(error).__name__}") from None
     if reply.status_code != 200:
@@ -119,7 +126,7 @@ def tokenizer_of(arm: Arm, given: str | None) -> str:
 def cached_tokens(arm: Arm) -> float | None:
     """Prompt tokens that the server has found in its prefix cache so far; None where it does not tell."""
     try:
-        text = httpx.get(f"{arm.base}/metrics", headers=authorization(), timeout=PATIENCE).text
+        text = httpx.get(f"{arm.base}/metrics", headers=authorization(arm.key), timeout=PATIENCE).text
     except httpx.HTTPError:
         return None
     values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(HITS)]

@@ -25,6 +25,10 @@ from mooring_bench.prompts import CannotMeasure, Prompt
 STOCK: Final = "stock"
 DEFAULT: Final = "default"
 """An arm of this name is the profile of requests that name none, unless a profile is called so."""
+URL_KEY: Final = "OPENAI_API_KEY"
+JUDGE_KEY: Final = "MOORING_JUDGE_API_KEY"
+STOCK_KEY: Final = "MOORING_STOCK_API_KEY"
+"""Environment variables with the API keys of the server, of a judge and of a stock server: no server gets another's."""
 PROFILE_HEADER: Final = "X-Mooring-Profile"
 PROFILE_KEY: Final = "mooring_profile"
 TIMEOUT: Final = httpx.Timeout(300.0, connect=10.0)
@@ -110,13 +114,15 @@ class Run:
 class Endpoint:
     """The OpenAI-compatible routes of one server."""
 
-    def __init__(self, url: str, model: str | None = None, max_tokens: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, url: str, model: str | None = None, max_tokens: int = 1, seed: int = 0, key: str = URL_KEY
+    ) -> None:
         self._base = base_of(url)
         self._model = model
         self._sampling = {"temperature": 0.0, "max_tokens": max_tokens, "seed": seed}
         self._client = httpx.AsyncClient(
             timeout=TIMEOUT,
-            headers=authorization(),
+            headers=authorization(key),
             verify=_tls(),
             # Servers close a connection that rests for some seconds, and one may close just as it is used again.
             limits=httpx.Limits(keepalive_expiry=1.0),
@@ -151,9 +157,9 @@ class Endpoint:
         return _reply(response)
 
 
-def authorization() -> dict[str, str]:
-    """The header that holds OPENAI_API_KEY, if it is set."""
-    key = os.environ.get("OPENAI_API_KEY")
+def authorization(variable: str) -> dict[str, str]:
+    """The header that holds the key of an environment variable, if it is set."""
+    key = os.environ.get(variable)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

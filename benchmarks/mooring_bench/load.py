@@ -12,6 +12,8 @@ block asks is found out before, so that the first arm takes --block-seconds. A w
 away. The first arm is the baseline: ratios are arm / baseline of one round, and the null is the baseline against itself
 in neighbouring rounds. blocks.py says how intervals are made.
 
+OPENAI_API_KEY is sent to URL if it is set, and MOORING_STOCK_API_KEY to the server of --stock.
+
 Output: a card for people, then the very last line of stdout is one JSON document with every block. --out writes the
 document, and a page with plots beside it with the ending .html.
 

@@ -7,7 +7,7 @@ URL is any OpenAI-compatible endpoint. Without --arms every profile that GET /v1
 `default` is the profile of requests that name none. A server without Mooring is measured as the arm `stock`, with no
 profile asked for and no readings. Without --prompts the held-out sets of the embedded demo are asked; prompts.py
 describes the sets, the format of a prompt file, and why the seed is a fresh one; judges.py describes how answers are
-judged. OPENAI_API_KEY is sent if it is set.
+judged. OPENAI_API_KEY is sent to URL if it is set, and MOORING_JUDGE_API_KEY to the judge.
 
 Output: a card for people, then the very last line of stdout is one JSON document with the same numbers and more
 (summary.py, targets.py). --out writes the document, and the card beside it with the ending .md; --answers writes
@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotMeasure as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
-    run = measure(options, served, prompts)
-    if judge is not None:
-        run.records = verdicts.judged(run.records, options.judge, judge, options.seed)
+    run = measure(options, served, prompts, judge)
     result = result_of(options, served, prompts, run)
     if version is not None and not run.stopped:
         result["tasks"] = _tasks(options, served, result, version)
+        run.stopped = result["tasks"]["stopped"]
+        result |= {"partial": run.stopped is not None, "stopped": run.stopped}
     publish(options, result, run.records)
     return 130 if run.stopped == INTERRUPTED else 1 if run.stopped else 0
 
@@ -93,11 +93,13 @@ def parser() -> argparse.ArgumentParser:
     return own
 
 
-def measure(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt]) -> Run:
-    """Ask everything; what stops it is kept in the run."""
+def measure(options: argparse.Namespace, served: Served, prompts: Sequence[Prompt], judge: str | None) -> Run:
+    """Ask everything, and have it judged; what stops it is kept in the run."""
     run = Run(total=len(prompts) * len(served.arms))
     try:
         asyncio.run(ask_all(options.url, served, prompts, _limits(options), run))
+        if judge is not None:
+            verdicts.judge(run.records, options.judge, judge, options.seed)
     except KeyboardInterrupt:
         run.stopped = INTERRUPTED
     return run
@@ -130,6 +132,8 @@ def _tasks(options: argparse.Namespace, served: Served, result: dict[str, Any], 
         found = tasks.measure(options.url, served, _task_options(options))
     except CannotMeasure as error:
         return told | {"stopped": str(error)}
+    except KeyboardInterrupt:
+        return told | {"stopped": INTERRUPTED}
     return told | {"found": tasks.summarise(found, result["reference"], options.margin, options.seed)}
 
 

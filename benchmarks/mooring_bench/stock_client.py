@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mooring_bench.arms import Arm
+from mooring_bench.asking import URL_KEY
 from mooring_bench.heard import Heard
 from mooring_bench.prompts import CannotMeasure
 
@@ -50,7 +51,7 @@ class OneTurn(NamedTuple):
         client, parser = _client()
         said = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(said), _key_of(arm):
                 result: dict[str, Any] = asyncio.run(client(parser.parse_args(words)))
         except (ValueError, OSError) as error:
             raise CannotMeasure(f"vllm bench serve could not run: {error}") from None
@@ -62,6 +63,23 @@ class OneTurn(NamedTuple):
             return ["--dataset-name", "sharegpt", "--dataset-path", self.sharegpt, *limit]
         sizes = ["--random-input-len", str(self.input_tokens), "--random-output-len", str(self.output_tokens)]
         return ["--dataset-name", RANDOM, *sizes]
+
+
+@contextlib.contextmanager
+def _key_of(arm: Arm) -> Iterator[None]:
+    """vLLM's client sends OPENAI_API_KEY to every server: let it be that of this arm's."""
+    kept, own = os.environ.get(URL_KEY), os.environ.get(arm.key)
+    _set_key(own)
+    try:
+        yield
+    finally:
+        _set_key(kept)
+
+
+def _set_key(value: str | None) -> None:
+    os.environ.pop(URL_KEY, None)
+    if value is not None:
+        os.environ[URL_KEY] = value
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from mooring_bench.arms import Arm
-from mooring_bench.asking import PROFILE_HEADER, authorization, complaint
+from mooring_bench.asking import PROFILE_HEADER, complaint
 from mooring_bench.heard import Heard
 from mooring_bench.prompts import Prompt
 
@@ -87,7 +87,7 @@ async def _turn(
     }  # fmt: skip
     began, last, first, gaps, text, generated = time.perf_counter(), 0.0, 0.0, [], [], 0
     url = f"{arm.base}/v1/chat/completions"
-    async with client.stream("POST", url, json=body, headers=authorization() | arm.headers) as reply:
+    async with client.stream("POST", url, json=body, headers=arm.all_headers) as reply:
         if reply.status_code != 200:
             await reply.aread()
             raise _Failed(f"{reply.status_code}: {complaint(reply)}")

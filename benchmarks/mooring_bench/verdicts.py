@@ -6,12 +6,12 @@ says, and every request that fails, leaves the answer unjudged, which is counted
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import httpx
 
-from mooring_bench.asking import Endpoint, Record, complaint
+from mooring_bench.asking import JUDGE_KEY, Endpoint, Record, complaint
 from mooring_bench.judges import ModelJudge
 from mooring_bench.prompts import CannotMeasure
 
@@ -23,9 +23,9 @@ INSTRUCTION: Final = (
 )
 
 
-def judged(records: Sequence[Record], url: str, model: str | None, seed: int) -> list[Record]:
-    """The same records, with a verdict where the judge gave one."""
-    return asyncio.run(_all(records, url, model, seed))
+def judge(records: list[Record], url: str, model: str | None, seed: int) -> None:
+    """Put in every verdict that the judge gives, as it gives it."""
+    asyncio.run(_all(records, url, model, seed))
 
 
 def check(url: str, model: str | None) -> str:
@@ -35,10 +35,10 @@ def check(url: str, model: str | None) -> str:
 
 async def _found(url: str, model: str | None) -> str:
     try:
-        async with Endpoint(url) as endpoint:
+        async with Endpoint(url, key=JUDGE_KEY) as endpoint:
             listed = await endpoint.get("/v1/models")
         name = model or str(listed.json()["data"][0]["id"])
-        async with Endpoint(url, name, MAX_TOKENS) as endpoint:
+        async with Endpoint(url, name, MAX_TOKENS, key=JUDGE_KEY) as endpoint:
             reply = await endpoint.chat([{"role": "user", "content": "Say YES."}], None)
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise CannotMeasure(f"no judge answers at {url}: {error or type(error).__name__}") from None
@@ -47,23 +47,21 @@ async def _found(url: str, model: str | None) -> str:
     return name
 
 
-async def _all(records: Sequence[Record], url: str, model: str | None, seed: int) -> list[Record]:
-    found = list(records)
+async def _all(records: list[Record], url: str, model: str | None, seed: int) -> None:
     queue = iter([i for i, record in enumerate(records) if record.failed is None and _is_for_it(record)])
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
-            group.create_task(_work(Endpoint(url, model, MAX_TOKENS, seed), queue, found))
-    return found
+            group.create_task(_work(Endpoint(url, model, MAX_TOKENS, seed, JUDGE_KEY), queue, records))
 
 
 def _is_for_it(record: Record) -> bool:
     return isinstance(record.prompt.expect, ModelJudge)
 
 
-async def _work(endpoint: Endpoint, queue: Iterator[int], found: list[Record]) -> None:
+async def _work(endpoint: Endpoint, queue: Iterator[int], records: list[Record]) -> None:
     async with endpoint:
         for i in queue:
-            found[i] = found[i]._replace(verdict=await _verdict(endpoint, found[i]))
+            records[i] = records[i]._replace(verdict=await _verdict(endpoint, records[i]))
 
 
 async def _verdict(endpoint: Endpoint, record: Record) -> bool | None:

@@ -77,6 +77,19 @@ def test_a_second_server_is_the_stock_arm(capsys: pytest.CaptureFixture[str]) ->
     assert set(fake.asked) == {"strong"} and set(stock.asked) == {""}
 
 
+@pytest.mark.parametrize("workload", ["random", "talks"])
+def test_no_server_gets_the_key_of_another(workload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of-the-server")
+    with served(fake := paced(), fake.routes()), served(stock := Paced(), stock.routes()):
+        short = ("--arms", "default", "--pairs", "1", "--workload", workload, "--block-seconds", "0.1")
+        assert run(fake, *short, "--stock", stock.url) == 0
+        assert (fake.keys, stock.keys) == ({"Bearer of-the-server"}, {""})
+        monkeypatch.setenv("MOORING_STOCK_API_KEY", "of-the-stock-server")
+        fake.keys.clear(), stock.keys.clear()
+        assert run(fake, *short, "--stock", stock.url) == 0
+        assert (fake.keys, stock.keys) == ({"Bearer of-the-server"}, {"Bearer of-the-stock-server"})
+
+
 def test_a_mixed_load_has_all_arms_in_one_batch_and_says_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
     with served(fake := paced(), fake.routes()):
         assert run(fake, "--arms", "off,slow", "--mode", "mixed", "--concurrency", "4", "--pairs", "2") == 0

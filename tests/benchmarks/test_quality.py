@@ -421,6 +421,37 @@ def test_a_model_judges_every_answer_and_is_counted_where_it_says_nothing_clear(
     assert "CONVERSATION" in text and "ANSWER\n\nassistant: " in text and text.endswith("Does the answer help?")
 
 
+def test_ctrl_c_while_a_judge_is_asked_keeps_the_answers_and_the_verdicts_so_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
+
+    def interrupt(number: int) -> None:
+        if number == 40:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    file = write(tmp_path / "own.jsonl", harms(50))
+    with served(mooring()) as fake, served(Fake(lambda messages, profile: "YES", before=interrupt)) as judging:
+        assert run(fake, "--prompts", str(file), "--limit", "50", "--judge", judging.url) == 130
+    signal.signal(signal.SIGINT, before)
+    found = result(capsys)
+    assert (found["partial"], found["stopped"]) == (True, "interrupted") and found["records"] == found["asked"]
+    assert 0 < found["sets"]["jailbreaks"]["off"]["measures"]["harm"]["n"] < 50
+
+
+@pytest.mark.parametrize("judges_key", [None, "of-the-judge"])
+def test_no_server_gets_the_key_of_another(
+    judges_key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of-the-server")
+    monkeypatch.setenv("MOORING_JUDGE_API_KEY", judges_key or "")
+    file = write(tmp_path / "own.jsonl", harms(2))
+    with served(mooring()) as fake, served(Fake(lambda messages, profile: "YES")) as judging:
+        assert run(fake, "--prompts", str(file), "--judge", judging.url) == 0
+    assert fake.keys == {"Bearer of-the-server"}
+    assert judging.keys == {f"Bearer {judges_key}" if judges_key else ""}
+
+
 def test_a_judge_that_fails_scores_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = JSONResponse({"error": {"message": "overloaded"}}, 503)
     file = write(tmp_path / "own.jsonl", harms(4))

@@ -63,11 +63,11 @@ def test_documents_pair_and_a_loss_is_held_against_its_margin(
     assert "| sums: acc | strong | 0.540" in out and "| NO, 0.05 |" in out
 
 
-def test_a_run_of_lm_eval_that_fails_is_told_and_scores_nothing(
+def test_a_run_of_lm_eval_that_fails_is_told_scores_nothing_and_leaves_the_run_partial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with served(Fake(profiles=("off", "strong"))) as fake:
-        assert run(fake, "--tasks", "sums", "--lm-eval", stand_in(tmp_path, broken=True)) == 0
+        assert run(fake, "--tasks", "sums", "--lm-eval", stand_in(tmp_path, broken=True)) == 1
     found, out = told(capsys)
     assert found["stopped"] == "lm-eval stopped with 1: ValueError: no such task" and found["found"] == {}
     assert "**Not measured: lm-eval stopped with 1: ValueError: no such task**" in out
