@@ -38,7 +38,7 @@ def test_a_slower_arm_is_found_with_its_size_and_an_equal_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "load.json"
-    with served(fake := paced(), fake.routes()):
+    with served(fake := paced(pace=0.02), fake.routes()):  # of which the machine's own time is but a little
         assert run(fake, "--arms", "off,slow,strong", "--out", str(out)) == 0
     found = document(capsys)
     assert found == json.loads(out.read_text()) and not found["partial"]
