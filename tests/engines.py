@@ -56,7 +56,7 @@ class Engine:
 
         self.settings: Settings = publish(profiles, default, kernel=kernel)
         self.table = SlotTable.fetch(tables_folder(), self.settings.table)
-        self.inbox = Inbox(len(self.table.layers))
+        self.inbox = Inbox(len(self.table.layers), self.table.slots)
         self.llm = LLM(
             str(model),
             worker_cls="mooring_hooks.worker.Worker",

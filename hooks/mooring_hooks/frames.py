@@ -9,9 +9,10 @@ node it goes through a ring in memory (ring.py), because a socket costs the mode
 thread's work: the worker makes the ring in the API process's folder, which has mode 0700, and says its name once over
 a Unix socket there. Where there is no room for a ring, its frames take that socket too.
 
-The sender may drop a frame, and counts it; it never blocks the model and never raises into it.
+The sender may drop a frame, and counts it; it never blocks the model.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,8 +70,8 @@ def encode(frame: Frame) -> bytes:
     return msgspec.msgpack.encode(frame)
 
 
-def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
-    """The frame, its ticket numbers and counts; `sites` is how many the model has."""
+def decode(payload: bytes, sites: int, slots: int) -> tuple[Frame, list[int], list[int]]:
+    """The frame, its ticket numbers and counts; `sites` is how many the model has, `slots` how many its table."""
     try:
         frame = _DECODER.decode(payload)
         numbers = np.frombuffer(frame.numbers, "<i8").tolist()
@@ -83,6 +84,9 @@ def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
         raise MalformedFrame(f"{len(numbers)} answers with counts {counts[:8]}")
     if sum(counts) * record_size(frame.sites) != len(frame.records):
         raise MalformedFrame(f"{sum(counts)} rows in {len(frame.records)} bytes")
+    found = np.frombuffer(frame.records, "<u4")[SLOT :: HEAD + frame.sites]
+    if found.max(initial=0) >= slots:
+        raise MalformedFrame(f"slot {found.max()}, and the table has {slots}")
     return frame, numbers, counts
 
 
@@ -137,17 +141,28 @@ class Sender:
         self._ways: dict[str, Callable[[bytes], bool]] = {}
         """Address -> what takes a frame there, and says whether it did."""
         self._open: list[zmq.Socket[bytes] | RingWriter] = []
+        self._lock = threading.Lock()
         self._dropped: Counter[str] = Counter()
+        """Address -> frames, since the beginning."""
+        self._told: Counter[str] = Counter()
+        """Of those, what a frame that went out has said."""
 
     def send(self, address: str, key: str, numbers: bytes, counts: bytes, words: Words) -> None:
         """Push one frame, or count it as dropped; `numbers` and `counts` as a frame has them."""
-        frame = Frame(self._first, self._sites, self._dropped[address], numbers, counts, words.tobytes())
+        dropped = self._dropped[address]
+        frame = Frame(
+            self._first, self._sites, dropped - self._told[address], numbers, counts, words.tobytes()
+        )
         way = self._ways.get(address) or self._way(address, key)
-        self._dropped[address] = 0 if way(encode(frame)) else frame.dropped + 1
+        if way(encode(frame)):
+            self._told[address] = dropped
+        else:
+            self.count_dropped([(address, key)])
 
     def count_dropped(self, inboxes: Sequence[tuple[str, str]]) -> None:
-        """One frame to each of these (address, key) was not even made."""
-        self._dropped.update(address for address, _ in inboxes)
+        """One frame to each of these (address, key) was not sent. From any thread."""
+        with self._lock:
+            self._dropped.update(address for address, _ in inboxes)
 
     def _way(self, address: str, key: str) -> Callable[[bytes], bool]:
         socket = self._connect(address, key)

@@ -7,7 +7,6 @@ preemption) counts once, with the value it had last.
 
 import re
 import shutil
-import tempfile
 import threading
 from collections import defaultdict
 from itertools import count
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from mooring_hooks import ring
 from mooring_hooks.frames import (
     HEAD,
     INDEX,
@@ -62,10 +62,11 @@ Stages = dict[int, list[bytes]]
 
 
 class Inbox:
-    """Open it once per process; `sites` is how many the model has. Safe to use from several threads."""
+    """Open it once per process; `sites` is how many the model has and `slots` its table, which name what may come.
+    Safe to use from several threads."""
 
-    def __init__(self, sites: int, tcp_host: str | None = None) -> None:
-        self._sites = sites
+    def __init__(self, sites: int, slots: int, tcp_host: str | None = None) -> None:
+        self._sites, self._slots = sites, slots
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, WAITING_FRAMES)
         self._folder: Path | None = None
@@ -107,8 +108,8 @@ class Inbox:
                 return
             if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # cheaper than a `recv` that raises
                 self._drain_socket()
-            for ring in [*self._rings]:
-                self._drain_ring(ring)
+            for reader in [*self._rings]:
+                self._drain_ring(reader)
 
     def _drain_socket(self) -> None:
         while True:
@@ -130,23 +131,25 @@ class Inbox:
         except (OSError, ValueError):
             self._malformed += 1
 
-    def _drain_ring(self, ring: RingReader) -> None:
+    def _drain_ring(self, reader: RingReader) -> None:
         try:
-            for payload in ring.read():
+            for payload in reader.read():
                 self._take(payload)
         except BrokenRing:
             self._malformed += 1
-            self._rings.remove(ring)
-            ring.close()
+            self._rings.remove(reader)
+            reader.close()
 
     def _take(self, payload: bytes) -> None:
         try:
-            frame, numbers, counts = decode(payload, self._sites)
+            frame, numbers, counts = decode(payload, self._sites, self._slots)
         except MalformedFrame:
             self._malformed += 1
             return
+        if self._widths.setdefault(frame.first, frame.sites) != frame.sites:  # a stage's sites do not change
+            self._malformed += 1
+            return
         self._dropped += frame.dropped
-        self._widths[frame.first] = frame.sites
         size, at, answers, data = record_size(frame.sites), 0, self._answers, frame.records
         for number, rows in zip(numbers, counts, strict=True):
             end = at + rows * size
@@ -173,14 +176,14 @@ class Inbox:
         """Close the socket; nothing is drained after that."""
         with self._lock:
             self._socket.close(linger=0)
-            for ring in self._rings:
-                ring.close()
+            for reader in self._rings:
+                reader.close()
             self._rings.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _bind_folder(self) -> str:
-        self._folder = Path(tempfile.mkdtemp(prefix="mooring-"))  # mode 0700
+        self._folder = ring.folder()
         address = f"{IPC}{self._folder / 'readings'}"
         self._socket.bind(address)
         return address

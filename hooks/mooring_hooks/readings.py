@@ -1,11 +1,13 @@
 """From the rows of a step to frames: runs in the worker, after every forward pass.
 
 Only positions that hold generated tokens are read, and only of answers that carry a ticket. On a GPU the copy to
-the host is queued behind the step and a thread sends it once it is there, so that the model waits for nothing.
+the host is queued behind the step and a thread sends it once it is there, so that the model waits for nothing. What
+goes wrong here costs readings, which are counted as dropped, and never an answer.
 """
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from mooring_hooks.frames import Sender, Ticket, Words, records
+from mooring_hooks.progress import say
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
@@ -74,15 +77,27 @@ class Readings:
         self._viewed = 0
         """Where the first site's buffer lay when `_views` were made."""
         self._views: list[Projections] = []
-        self._later: queue.Queue[Callable[[], None]] | None = None
+        self._failed = False
+        self._later: queue.Queue[tuple[Tickets, Callable[[], None]]] | None = None
         if device.type != "cpu":
             self._later = queue.Queue(WAITING_STEPS)
             threading.Thread(target=self._work, args=(self._later,), name="mooring-readings", daemon=True).start()
 
     def take(self, batch: Batch, rows: npt.NDArray[np.int32], tickets: Tickets) -> None:
         """Read the step that has just run; `rows` (T,) are its slots."""
-        if not tickets.inboxes or not self._sites:
-            return
+        if tickets.inboxes and self._sites:
+            self._try(tickets, lambda: self._take(batch, rows, tickets))
+
+    def _try(self, tickets: Tickets, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            self._sender.count_dropped(tickets.inboxes)
+            if not self._failed:
+                self._failed = True
+                say(f"readings of a step are lost, and counted; this is told once:\n{traceback.format_exc()}")
+
+    def _take(self, batch: Batch, rows: npt.NDArray[np.int32], tickets: Tickets) -> None:
         decoding = tickets.whole is not None and tickets.whole.decodes(batch, len(rows))
         if not decoding and (batch.computed + batch.scheduled <= batch.prompt_lengths).all():
             return
@@ -91,7 +106,7 @@ class Readings:
             return
         projections = self._copied(len(rows))
         try:
-            self._later.put_nowait(lambda: self._send(batch, rows, tickets, decoding, projections()))
+            self._later.put_nowait((tickets, lambda: self._send(batch, rows, tickets, decoding, projections())))
         except queue.Full:
             self._sender.count_dropped(tickets.inboxes)
 
@@ -137,10 +152,9 @@ class Readings:
 
         return when_done
 
-    @staticmethod
-    def _work(jobs: "queue.Queue[Callable[[], None]]") -> None:
+    def _work(self, jobs: "queue.Queue[tuple[Tickets, Callable[[], None]]]") -> None:
         while True:
-            jobs.get()()
+            self._try(*jobs.get())
 
 
 def _wire(numbers: npt.NDArray[Any], counts: npt.NDArray[Any]) -> tuple[bytes, bytes]:

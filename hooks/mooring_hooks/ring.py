@@ -2,14 +2,17 @@
 
 A file that both map: two counters, then SIZE bytes that are used round and round. A message is its length in four
 bytes, then itself, padded to eight; where it would not fit before the end, SKIP stands there and it follows at the
-beginning. The writer moves its counter when a message is whole, the reader when it has copied what was there, so each
-only ever sees finished work of the other. A ring that is full takes nothing until the reader comes.
+beginning. The writer moves its counter when a message is whole, the reader when it has copied what was there. A ring
+that is full takes nothing until the reader comes.
+
+Each must see the other's bytes before the counter that tells of them. x86 promises that stores are seen in the order
+in which they are made; other processors do not, and Python has no fence to ask them for it, so there is no ring there.
 """
 
 import mmap
 import os
+import platform
 import tempfile
-import threading
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +24,16 @@ WRITTEN, READ = 0, 1
 """Places of the counters: bytes since the beginning, padding and skipped ends included."""
 LENGTH: Final = 4
 SKIP: Final = b"\xff" * LENGTH
-_FENCE: Final = threading.Lock()
-"""Taking and leaving a lock orders what a processor writes before it with what it writes after."""
+ORDERED: Final = ("x86_64", "amd64")
+"""Machines that show stores in their order, as `platform` calls them in lower case."""
+MEMORY: Final = Path("/dev/shm")
+"""Where files lie in memory alone. In a file on a disk the kernel may hold up a store while it writes pages back."""
+
+
+def folder() -> Path:
+    """A new one for this user alone, in memory where that can be."""
+    within = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    return Path(tempfile.mkdtemp(prefix="mooring-", dir=within))  # mode 0700
 
 
 class BrokenRing(Exception):
@@ -30,9 +41,11 @@ class BrokenRing(Exception):
 
 
 class RingWriter:
-    """Makes a ring in `folder`, under a name that nobody else has. OSError where there is no room for it."""
+    """Makes a ring in `folder`, under a name that nobody else has. OSError where it cannot be had."""
 
     def __init__(self, folder: Path, size: int = SIZE) -> None:
+        if platform.machine().lower() not in ORDERED:
+            raise OSError(f"not on {platform.machine()}, which may show bytes in another order than they were written")
         handle, path = tempfile.mkstemp(prefix="ring-", dir=folder)  # mode 0600
         self.name = Path(path).name
         self._size, self._written = size, 0
@@ -60,8 +73,7 @@ class RingWriter:
             at = 0
         self._data[at : at + LENGTH] = length.to_bytes(LENGTH, "little")
         self._data[at + LENGTH : at + LENGTH + length] = message
-        with _FENCE:
-            self._counters[WRITTEN] = self._written = end
+        self._counters[WRITTEN] = self._written = end
         return True
 
     def close(self) -> None:
@@ -84,8 +96,7 @@ class RingReader:
 
     def read(self) -> list[bytes]:
         """All messages that are there; BrokenRing where that cannot be told."""
-        with _FENCE:
-            written, read = self._counters[WRITTEN], self._counters[READ]
+        written, read = self._counters[WRITTEN], self._counters[READ]
         found = []
         while read < written:
             at = read % self._size
@@ -98,8 +109,7 @@ class RingReader:
                 raise BrokenRing(f"a message of {length} bytes at {at} of {self._size}")
             found.append(bytes(self._data[at + LENGTH : at + LENGTH + length]))
             read += _padded(LENGTH + length)
-        with _FENCE:
-            self._counters[READ] = read
+        self._counters[READ] = read
         return found
 
     def close(self) -> None:

@@ -59,8 +59,12 @@ class LLM:
         table = SlotTable.fetch(tables_folder(), plan.settings.table)
         self._measure = Measure(table)
         self.vllm = _vllm(model, plan.settings.to_json(), options)
-        self._inbox = Inbox(len(table.layers))
-        self._prove()
+        self._inbox = Inbox(len(table.layers), table.slots)
+        try:
+            self._prove()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def profiles(self) -> list[str]:

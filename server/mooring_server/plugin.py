@@ -222,7 +222,7 @@ def _refusal(text: str, places: dict[str, Any]) -> Exception:
 
 def _meter(engine_client: Any, settings: Settings, table: SlotTable, sessions: Sessions) -> Meter:
     config = engine_client.vllm_config
-    inbox = Inbox(len(table.layers), tcp_host=_own_address(config.parallel_config))
+    inbox = Inbox(len(table.layers), table.slots, tcp_host=_own_address(config.parallel_config))
     atexit.register(inbox.stop)
     slots = {name: slot for slot, name in enumerate(settings.names())}
     return Meter(inbox, Measure(table), slots, _thinking(engine_client), sessions)

@@ -18,12 +18,12 @@ from mooring_hooks.frames import RING, Frame, MalformedFrame, Sender, Ticket, de
 from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.ring import RingWriter
 
-SITES = 3
+SITES, SLOTS = 3, 8
 
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    found = Inbox(SITES)
+    found = Inbox(SITES, SLOTS)
     yield found
     found.stop()
 
@@ -69,7 +69,7 @@ def frame(**changes: Any) -> Frame:
 
 
 def test_a_frame_comes_back_as_it_was() -> None:
-    assert decode(encode(frame()), SITES) == (frame(), [7], [2])
+    assert decode(encode(frame()), SITES, SLOTS) == (frame(), [7], [2])
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,13 @@ def test_a_frame_comes_back_as_it_was() -> None:
         encode(frame(counts=np.array([3], "<i4").tobytes())),
         encode(frame(records=b"")),
         encode(frame(records=words([0, 1]).tobytes() + b"x")),
+        encode(frame(records=records(np.arange(2), np.full(2, SLOTS), np.zeros((3, 2), np.float32)).tobytes())),
+        encode(frame(records=records(np.arange(2), np.full(2, -1), np.zeros((3, 2), np.float32)).tobytes())),
     ],
 )
 def test_bytes_that_are_no_frame_are_refused(payload: bytes) -> None:
     with pytest.raises(MalformedFrame):
-        decode(payload, SITES)
+        decode(payload, SITES, SLOTS)
 
 
 def test_a_choice_finds_its_number_by_the_index_before_its_id() -> None:
@@ -186,7 +188,7 @@ def test_the_socket_lies_in_a_folder_for_this_user_only_and_goes_with_the_inbox(
 
 
 def test_between_nodes_only_holders_of_the_key_are_heard() -> None:
-    inbox = Inbox(SITES, tcp_host="127.0.0.1")
+    inbox = Inbox(SITES, SLOTS, tcp_host="127.0.0.1")
     ticket = inbox.open()
     assert ticket.address.startswith("tcp://127.0.0.1:") and len(ticket.key) == 40
     strangers_key = zmq.curve_keypair()[0].decode()
@@ -210,7 +212,7 @@ def small_ring(folder: Path) -> RingWriter:
 def test_a_full_way_drops_and_says_so_and_never_blocks(ring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "WAITING_FRAMES", 3)
     monkeypatch.setattr(frames, "RingWriter", ring)
-    inbox = Inbox(SITES)
+    inbox = Inbox(SITES, SLOTS)
     sender, ticket = Sender(0, SITES), inbox.open()
     nowhere = inbox.address + "-later"
     started = time.monotonic()
@@ -239,6 +241,27 @@ def test_on_one_node_frames_go_through_a_ring_that_leaves_no_file(inbox: Inbox) 
     assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and len(inbox._rings) == 1
     folder = Path(inbox.address.removeprefix("ipc://")).parent
     assert [path.name for path in folder.iterdir()] == ["readings"]
+
+
+def test_the_ring_lies_in_memory_and_only_on_processors_that_keep_stores_in_order(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inbox.address.startswith("ipc:///dev/shm/mooring-")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    sender, ticket = Sender(0, SITES), inbox.open()
+    push(inbox, sender, [ticket.number], [1], words([0]))
+    assert len(collected(inbox, ticket.number, 1)) == 1 and inbox._rings == []
+    assert "no ring can be made: not on aarch64" in capfd.readouterr().err
+
+
+def test_a_frame_of_another_width_is_counted_and_spoils_no_answer(inbox: Inbox) -> None:
+    sender, ticket = Sender(0, SITES), inbox.open()
+    push(inbox, sender, [ticket.number], [2], words([0, 1]))
+    assert len(collected(inbox, ticket.number, 2)) == 2
+    push(inbox, Sender(0, SITES - 1), [ticket.number], [1], words([2], sites=SITES - 1))
+    push(inbox, sender, [ticket.number], [1], words([2]))
+    assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
+    assert inbox.counts.malformed == 1
 
 
 @pytest.mark.parametrize("name", [b"../../etc/passwd", b"ring-none", b"readings", b"\xff", b""])

@@ -16,12 +16,12 @@ from mooring_hooks.readings import Readings, Tickets
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
 
-SITES = 2
+SITES, SLOTS = 2, 8
 
 
 @pytest.fixture
 def inboxes() -> Iterator[list[Inbox]]:
-    found = [Inbox(SITES), Inbox(SITES)]
+    found = [Inbox(SITES, SLOTS), Inbox(SITES, SLOTS)]
     yield found
     for inbox in found:
         inbox.stop()
@@ -104,6 +104,20 @@ def test_each_answer_goes_to_the_process_that_asked_and_others_nowhere(inboxes: 
     assert arrived(inboxes[1], two.number, 1).projections.tolist() == [[0], [100]]
 
 
+def test_what_goes_wrong_is_counted_and_told_once_and_never_raised(
+    inboxes: list[Inbox], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    readings, ticket = Readings(sites(), 0, torch.device("cpu")), inboxes[0].open()
+    with monkeypatch.context() as broken:
+        broken.setattr("mooring_hooks.readings.records", lambda *_: 1 / 0)
+        for token in range(3):
+            take(readings, batch((1, 1 + token, 1)), [ticket])
+    take(readings, batch((1, 4, 1)), [ticket])
+    arrived(inboxes[0], ticket.number, 4)
+    assert inboxes[0].collect(ticket.number, 4).index.tolist() == [3] and inboxes[0].counts.dropped == 3
+    assert capfd.readouterr().err.count("ZeroDivisionError") == 1
+
+
 def test_a_step_without_anything_to_read_sends_nothing(inboxes: list[Inbox]) -> None:
     readings, ticket = Readings(sites(), 0, torch.device("cpu")), inboxes[0].open()
     take(readings, batch((5, 0, 5)), [ticket])
@@ -133,6 +147,20 @@ def test_the_model_does_not_wait_for_the_copy(inboxes: list[Inbox]) -> None:
     assert len(inboxes[0].collect(ticket.number, 3)) == 0
     readings.arrive.set()
     assert arrived(inboxes[0], ticket.number, 3).index.tolist() == [0, 1, 2]
+
+
+def test_the_thread_outlives_a_step_that_fails(inboxes: list[Inbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    readings, ticket = Waiting(), inboxes[0].open()
+    failing = iter([lambda: 1 / 0])
+    copied = readings._copied
+    monkeypatch.setattr(readings, "_copied", lambda count: next(failing, None) or copied(count))
+    readings.arrive.set()
+    for token in range(3):
+        take(readings, batch((1, 1 + token, 1)), [ticket])
+    until = time.monotonic() + 2
+    while len(inboxes[0].collect(ticket.number, 3)) < 2 and time.monotonic() < until:
+        inboxes[0].drain()
+    assert inboxes[0].collect(ticket.number, 3).index.tolist() == [1, 2] and inboxes[0].counts.dropped == 1
 
 
 def test_steps_are_dropped_when_too_many_wait_and_the_next_frame_says_how_many(inboxes: list[Inbox]) -> None:

@@ -236,7 +236,7 @@ def test_the_profiles_and_the_axis_are_told(pair: Pair) -> None:
 
 def test_an_inbox_of_this_process_takes_nothing_from_the_server(pair: Pair) -> None:
     """Each process has an address of its own: answers of another one never arrive here."""
-    inbox = Inbox(4)
+    inbox = Inbox(4, 8)
     ticket = inbox.open()
     send(pair.ours, "chat/completions", {"messages": TALK, "max_tokens": 8})
     inbox.drain()

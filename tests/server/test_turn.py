@@ -87,7 +87,7 @@ class Application:
     """Endpoints as vLLM has them, in small."""
 
     def __init__(self, engine: Engine, thinking: Thinking | None = None) -> None:
-        self.inbox = Inbox(2)
+        self.inbox = Inbox(2, 8)
         self.meter: Meter | None = Meter(self.inbox, Measure(table()), SLOTS, thinking, Sessions("m"))
         self.records: list[Record] = []
         self.meter.sinks.add("records", self.records.append)
