@@ -28,7 +28,7 @@ class Record:
     at: float
     """When the answer ended, in Unix seconds by this machine's clock."""
     response: str
-    """Id of the response, as "chatcmpl-..."; empty where it never came to one."""
+    """Id of the response, as "chatcmpl-...", at most 128 printable characters; empty where it never came to one."""
     choice: int
     route: str
     """"chat", "completions", "responses" or "messages"."""

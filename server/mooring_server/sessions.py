@@ -5,8 +5,8 @@
     derived   the conversation itself (conversation.py)
     none      a prompt without a conversation, and no id
 
-Ids are untrusted and may be personal. One of at most LONGEST printable characters is kept as it is, any other as its
-sha256; a blank one is none.
+Ids are untrusted and may be personal, those of responses too: vLLM takes them from requests. One of at most LONGEST
+printable characters is kept as it is, any other as its sha256; a blank one is none.
 """
 
 import hashlib
@@ -95,13 +95,13 @@ class Responses:
 
     def keep(self, request: Any, response: str, place: Place, turn: int | None) -> None:
         if response and turn is not None and getattr(request, "store", False) is True:
-            self._kept[response] = Kept(place, turn)
+            self._kept[normalised(response)] = Kept(place, turn)
             if len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]
 
     def before(self, request: Any) -> Kept | None:
         """What a request goes on from, if it names a response instead of saying it again."""
-        return self._kept.get(getattr(request, "previous_response_id", None) or "")
+        return self._kept.get(normalised(getattr(request, "previous_response_id", None)))
 
 
 def check(aliases: Sequence[str]) -> None:

@@ -249,7 +249,7 @@ class Turn:
             found.append(
                 Record(
                     at=time.time(),
-                    response=said.response,
+                    response=normalised(said.response),
                     choice=choice,
                     route=self._route.name,
                     model=sessions.model,
