@@ -156,7 +156,8 @@ def _trust() -> list[Json]:
              readings_lost(), "percentunit", warn=0.001, bad=0.01),
         stat("Frames dropped / s", "Readings that workers could not send.",
              rate("mooring_frames_dropped_total", PROCESS), "cps", bad=0.001),
-        stat("History rows lost / s", "Rows dropped because the queue before the history was full.",
+        stat("History rows lost / s", "Rows dropped: the queue was full, the process ended first, or no database "
+             "could hold them.",
              rate("mooring_history_rows_lost_total", PROCESS), "cps", bad=0.001),
         stat("History queue", "Rows that wait for the database.",
              f"sum(mooring_history_queue{{{PROCESS}}})", warn=1000),

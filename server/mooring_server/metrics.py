@@ -58,7 +58,10 @@ PROFILE_INFO: Final = Gauge(
     ("model_name", "profile", "axis", "layers", "floors", "positions", "default"), multiprocess_mode="mostrecent",
 )  # fmt: skip
 HISTORY_ROWS: Final = Counter("mooring_history_rows", "Rows of the history that the database has acknowledged")
-HISTORY_ROWS_LOST: Final = Counter("mooring_history_rows_lost", "Rows dropped because the queue before it was full")
+HISTORY_ROWS_LOST: Final = Counter(
+    "mooring_history_rows_lost",
+    "Rows dropped: the queue was full, the process ended first, or no database could hold them",
+)
 HISTORY_FAILURES: Final = Counter("mooring_history_failures", "Writes to the history that failed; they are tried again")
 HISTORY_QUEUE: Final = Gauge("mooring_history_queue", "Rows that wait for the database", multiprocess_mode="livesum")
 EXPERIMENT_SESSIONS: Final = Gauge("mooring_experiment_sessions", "Sessions in the history that began in an arm",

@@ -123,6 +123,7 @@ class Writer:
             if len(rows) > 1:
                 self._size = len(rows) // 2
                 return 0
+            self._size = BATCH
             metrics.HISTORY_ROWS_LOST.inc()
             say(f"history: a turn is lost, because no history can hold it: {error}")
         else:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from histories import all_sessions, counted, eventually, record
 from mooring_server.history import writer as module
 from mooring_server.history.location import open_store
 from mooring_server.history.queries import Filter
-from mooring_server.history.store import Store
+from mooring_server.history.store import Connection, Row, Store
 from mooring_server.history.writer import BATCH, Writer
 from postgres import Postgres
 
@@ -136,6 +136,28 @@ def test_a_turn_that_no_history_can_hold_is_dropped_alone(
     eventually(lambda: counts.rows + counts.rows_lost == 100)
     assert counts.rows == kept(store) == 99 and counts.rows_lost == 1
     assert "a turn is lost, because no history can hold it" in capfd.readouterr().err
+
+
+def test_what_waits_behind_such_a_turn_goes_out_in_whole_batches_again(
+    store: Store, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    insert = store.insert
+
+    def noted(connection: Connection, rows: Sequence[Row]) -> None:
+        sizes.append(len(rows))
+        insert(connection, rows)
+
+    monkeypatch.setattr(store, "insert", noted)
+    counts, writer = Counts(), begin()
+    with locked(store):
+        writer.put(record())  # the writer waits with this one, and the others become one batch
+        eventually(lambda: writer.waiting() == 1 and not writer._queue)
+        for number in range(BATCH):
+            writer.put(record(model=None if number in (37, 38) else "m"))
+    eventually(lambda: counts.rows + counts.rows_lost == BATCH + 1)
+    assert counts.rows_lost == 2 and BATCH - 39 in sizes
+    assert len(sizes) < 2 + 2 * 2 * BATCH.bit_length()  # both were found by halving
 
 
 def test_erasing_takes_what_waits_in_a_queue_too(store: Store, begin: Begin) -> None:
