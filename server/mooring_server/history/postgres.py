@@ -73,9 +73,9 @@ class PostgresStore(Store):
             raise CannotServe("a history in PostgreSQL needs a driver: pip install 'mooring[postgres]'")
         self.bad_rows = (psycopg.DataError, psycopg.IntegrityError)
 
-    def open(self) -> int:
+    def open(self) -> None:
         try:
-            return self.prepare()
+            self.prepare()
         except psycopg.Error as error:
             raise CannotServe(
                 f"the history in {self.name} cannot be opened: {str(error).strip()}\n"
@@ -101,4 +101,7 @@ class PostgresStore(Store):
 
     def scrub(self, connection: Connection) -> None:
         """Left to autovacuum: VACUUM would rewrite the table for one session."""
+
+    def scrub_again(self) -> None:
+        """Nothing was tried."""
 

@@ -1,13 +1,17 @@
 """A history in one SQLite file, for the API processes of one machine.
 
 Write-ahead log: readers and the writer never wait for each other, and processes take turns at writing. A commit is on
-the disk before it returns (synchronous = FULL): with a batch a commit, that costs two syncs a second. What is deleted
-is overwritten with zeros. The log needs a local disk: SQLite's locks do not hold on NFS.
+the disk before it returns (synchronous = FULL): with a batch a commit, that costs two syncs a second. The log needs a
+local disk: SQLite's locks do not hold on NFS.
+
+What is deleted is overwritten with zeros, but in the log: the file and older parts of the log hold it until the log is
+written back and cut off. An erasure does that at once, and where a reader is in the way, the writer does it later.
 """
 
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import chain
 from math import isfinite
 from operator import attrgetter
@@ -49,20 +53,21 @@ class SqliteStore(Store):
         super().__init__()
         self.path, self.name = path, str(path)
         self._file: tuple[int, int] | None = None
+        self._scrubbed = True
 
-    def open(self) -> int:
+    def open(self) -> None:
         try:
-            return self.prepare()
+            self.prepare()
         except (OSError, sqlite3.Error) as error:
             raise CannotServe(
                 f"the history {self.path} cannot be written: {error}\n"
                 "  keep it elsewhere with --history PATH, or keep none with --history off"
             ) from error
 
-    def prepare(self) -> int:
+    def prepare(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        return super().prepare()
+        super().prepare()
 
     def connect(self, readonly: bool = False) -> Connection:
         mode = "ro" if readonly else "rw"  # never made here: a file without tables is of no use
@@ -102,7 +107,25 @@ class SqliteStore(Store):
             raise CannotServe(f"{self.path} is a database of something else: name another file with --history PATH")
 
     def scrub(self, connection: Connection) -> None:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if not _log_cut(connection):
+            self._scrubbed = False
+
+    def scrub_again(self) -> None:
+        if self._scrubbed:
+            return
+        with closing(self.connect()) as connection:
+            connection.execute("PRAGMA busy_timeout = 0")
+            self._scrubbed = True  # before: an erasure that fails in the meantime has the last word
+            self.scrub(connection)
+
+
+def _log_cut(connection: Connection) -> bool:
+    """Write the log back and cut it off: whether that was possible. A reader of an older state forbids it."""
+    try:
+        ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.OperationalError:  # a full disk, say: the rows are deleted, and the rest comes later
+        return False
+    return not busy
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

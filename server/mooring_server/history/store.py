@@ -18,7 +18,7 @@ from mooring_server.history.queries import Filter, Page, SessionQuery, session_l
 from mooring_server.record import Record
 
 REMEMBER_ERASED: Final = 7 * 86400.0
-"""Seconds for which a queue somewhere may still hold turns of an erased session."""
+"""Seconds for which turns of an erased session may still come: out of a queue, or of a client that reads slowly."""
 AT_ONCE: Final = 100
 """Rows of a statement: handing over 1,000 holds the interpreter, and so the event loop, for milliseconds."""
 ROW: Final = ("writer", "number", *schema.TURN)
@@ -62,6 +62,8 @@ class Store(ABC):
 
     def __init__(self) -> None:
         self._kept: Connection | None = None
+        self._erasures = 0
+        """Number of the last erasure that the writer has heard of on this connection."""
 
     @abstractmethod
     def connect(self, readonly: bool = False) -> Connection: ...
@@ -97,11 +99,11 @@ class Store(ABC):
         """Let what was erased go from the files, as far as the database does that at once."""
 
     @abstractmethod
-    def open(self) -> int:
+    def open(self) -> None:
         """`prepare` at a start: CannotServe, with the way out, for whatever goes wrong."""
 
-    def prepare(self) -> int:
-        """Make or migrate the tables; return the newest erasure. CannotServe where a newer Mooring made them."""
+    def prepare(self) -> None:
+        """Make or migrate the tables. CannotServe where a newer Mooring made them."""
         with closing(self.connect()) as connection, self.transaction(connection, self.begin_change):
             version = self._version(connection)
             if version > schema.VERSION:
@@ -110,7 +112,6 @@ class Store(ABC):
                     "  upgrade Mooring, or keep a history elsewhere with --history PATH, or none with --history off"
                 )
             self._migrate(connection, version)
-            return int(self._rows(connection, "SELECT COALESCE(MAX(id), 0) AS id FROM mooring_erased")[0]["id"])
 
     def _version(self, connection: Connection) -> int:
         if not connection.execute(self.table_exists).fetchall():
@@ -147,11 +148,21 @@ class Store(ABC):
         with self.transaction(connection, self.begin_append):
             yield connection
 
-    def erased_since(self, connection: Connection, number: int) -> list[tuple[int, str, float]]:
-        """(number, hash of the session, when) of erasures after this one."""
+    def erasures(self, connection: Connection) -> list[tuple[str, float]]:
+        """(hash of the session, when) of those since the last call; of all that are remembered on a new connection."""
         statement = "SELECT id, session, at FROM mooring_erased WHERE id > :number ORDER BY id"
-        found = self._rows(connection, statement, number=number)
-        return [(row["id"], row["session"], row["at"]) for row in found]
+        found = self._rows(connection, statement, number=self._erasures)
+        if found:
+            self._erasures = found[-1]["id"]
+        return [(row["session"], row["at"]) for row in found]
+
+    def forget_erasures(self, before: float) -> None:
+        """Not even a hash of an erased session stays for ever."""
+        self.kept().execute(self.sql(_FORGET_ERASURES), {"before": before})
+
+    @abstractmethod
+    def scrub_again(self) -> None:
+        """Where an erasure could not let go of what it deleted, because somebody was reading; never waits."""
 
     def retire(self, before: float, most: int) -> int:
         """Delete at most so many turns that ended before that time; how many it were."""
@@ -168,7 +179,7 @@ class Store(ABC):
         """The writer's connection."""
         if self._kept is None:
             self.prepare()  # it may be another database than the one that went away
-            self._kept = self.connect()
+            self._kept, self._erasures = self.connect(), 0
         return self._kept
 
     def drop_connection(self) -> None:
@@ -187,8 +198,8 @@ class Store(ABC):
             with self.transaction(connection, self.begin_change):
                 gone = connection.execute(self.sql("DELETE FROM mooring_turns WHERE session = :s"), {"s": session})
                 connection.execute(self.sql("DELETE FROM mooring_sessions WHERE session = :s"), {"s": session})
-                note = {"s": schema.hidden(session), "at": now, "old": now - REMEMBER_ERASED}
-                connection.execute(self.sql("DELETE FROM mooring_erased WHERE at < :old"), note)
+                note = {"s": schema.hidden(session), "at": now, "before": now - REMEMBER_ERASED}
+                connection.execute(self.sql(_FORGET_ERASURES), note)
                 connection.execute(self.sql("INSERT INTO mooring_erased (session, at) VALUES (:s, :at)"), note)
             self.scrub(connection)
             return gone.rowcount
@@ -268,6 +279,7 @@ _RETIRE: Final = """
 DELETE FROM mooring_turns WHERE id IN (SELECT id FROM mooring_turns WHERE at < :before ORDER BY at LIMIT :most)
 RETURNING session, model, profile, arm
 """
+_FORGET_ERASURES: Final = "DELETE FROM mooring_erased WHERE at < :before"
 _FORGET_COUNT: Final = """
 DELETE FROM mooring_sessions WHERE session = :session AND model = :model AND profile = :profile AND arm = :arm
 """

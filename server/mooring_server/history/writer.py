@@ -15,7 +15,7 @@ from typing import Final
 from mooring_hooks.progress import say
 from mooring_server import metrics
 from mooring_server.history.schema import hidden
-from mooring_server.history.store import Row, Store
+from mooring_server.history.store import REMEMBER_ERASED, Row, Store
 from mooring_server.record import Record
 
 MOST: Final = 65_536
@@ -27,7 +27,7 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
 STOP: Final = 5.0
 """Seconds that the end of a process may wait for its rows."""
-RETIRE_EVERY: Final = 600.0
+TIDY_EVERY: Final = 600.0
 RETIRE_MOST: Final = 2000
 SKEW: Final = 2.0
 """Seconds by which the clocks of two machines may differ: erasing takes that much more, rather than less."""
@@ -43,12 +43,11 @@ class Writer:
         self._batch: list[Row] = []
         self._size = BATCH
         """Rows of the batch that are written at once: fewer while one that cannot be stored is looked for."""
-        self._erasures = store.open()
-        """Number of the last erasure that is known here."""
+        store.open()
         self._erased: dict[str, float] = {}
-        """Hash of a session -> when it was erased, while the queue may hold older turns of it."""
+        """Hash of a session -> when it was erased, as long as turns of it may come that had ended before."""
         self._down_since: float | None = None
-        self._retire_at = time.monotonic()
+        self._tidy_at = time.monotonic()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mooring-history", daemon=True)
         self._thread.start()
@@ -103,20 +102,18 @@ class Writer:
         self._size = BATCH
 
     def _work(self) -> None:
-        """Write the batch, and delete some of what is too old."""
+        """Write the batch, and tidy up a little."""
         if self._batch:
             del self._batch[: self._write(self._batch[: self._size])]
-        if not self.waiting():
-            self._erased.clear()
         if not self._stop.is_set():
-            self._retire()
+            self._store.scrub_again()
+            self._tidy()
 
     def _write(self, rows: list[Row]) -> int:
         """How many of them are done with."""
         try:
             with self._store.appending() as connection:
-                for number, session, at in self._store.erased_since(connection, self._erasures):
-                    self._erasures, self._erased[session] = number, at
+                self._erased.update(self._store.erasures(connection))
                 kept = [row for row in rows if not self._is_erased(row)]
                 self._store.insert(connection, kept)
         except self._store.bad_rows as error:
@@ -134,13 +131,17 @@ class Writer:
         at = self._erased.get(hidden(row.session)) if self._erased else None
         return at is not None and row.at <= at + SKEW
 
-    def _retire(self) -> None:
-        if self._days is None or time.monotonic() < self._retire_at:
+    def _tidy(self) -> None:
+        """Delete some of what is too old, and forget erasures that are."""
+        if time.monotonic() < self._tidy_at:
             return
-        if self._store.retire(time.time() - self._days * 86400, RETIRE_MOST) < RETIRE_MOST:
-            self._retire_at = time.monotonic() + RETIRE_EVERY
-        else:
+        now = time.time()
+        self._store.forget_erasures(now - REMEMBER_ERASED)
+        self._erased = {session: at for session, at in self._erased.items() if at >= now - REMEMBER_ERASED}
+        if self._days is not None and self._store.retire(now - self._days * 86400, RETIRE_MOST) == RETIRE_MOST:
             self._wake.set()  # the rest follows behind the next batch
+        else:
+            self._tidy_at = time.monotonic() + TIDY_EVERY
 
     def _failed(self, error: Exception) -> None:
         metrics.HISTORY_FAILURES.inc()

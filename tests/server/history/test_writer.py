@@ -173,6 +173,71 @@ def test_erasing_takes_what_waits_in_a_queue_too(store: Store, begin: Begin) -> 
     assert {row["session"]: row["turns"] for row in all_sessions(store)} == {"kept": 1 + 3 * BATCH // 2, "gone": 1}
 
 
+def test_a_turn_that_ended_before_its_session_was_erased_is_dropped_however_late_it_comes(
+    store: Store, begin: Begin, location: str
+) -> None:
+    counts, writer, ended = Counts(), begin(), time.time()
+    store.erase("gone")
+    writer.put(record(session="other"))
+    eventually(lambda: counts.rows == 1 and writer.waiting() == 0)
+    writer.put(record(session="gone", at=ended))  # its client has read slowly
+    writer.put(record(session="other"))
+    eventually(lambda: counts.rows == 2)
+    again = open_store(location)
+    assert again is not None
+    restarted = Writer(again)
+    restarted.put(record(session="gone", at=ended))
+    restarted.put(record(session="other"))
+    restarted.stop()
+    assert counts.rows == 3
+    assert [row["session"] for row in all_sessions(store)] == ["other"]
+
+
+def remembered(store: Store) -> int:
+    with closing(store.connect(readonly=True)) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM mooring_erased").fetchall()[0][0])
+
+
+def test_erased_sessions_are_forgotten_after_a_week_also_where_turns_are_kept_for_ever(
+    store: Store, begin: Begin
+) -> None:
+    for name in ("old", "new"):
+        store.erase(name)
+    with closing(store.connect()) as connection:
+        connection.execute("UPDATE mooring_erased SET at = at - 8 * 86400 WHERE id = 1")
+    writer = begin(days=None)
+    eventually(lambda: remembered(store) == 1)
+    writer.put(record(session="new", at=time.time() - 60))
+    writer.put(record(session="old", at=time.time() - 60))
+    eventually(lambda: kept(store) == 1)
+    assert [row["session"] for row in all_sessions(store)] == ["old"]
+
+
+def test_what_is_erased_beside_a_reader_leaves_the_file_once_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_server.history.sqlite.BUSY", 0.1)
+    store = open_store(str(tmp_path / "history.sqlite"))
+    assert store is not None
+
+    def held() -> bool:
+        return any(b"alice" in file.read_bytes() for file in tmp_path.iterdir())
+
+    counts, writer = Counts(), Writer(store)
+    writer.put(record(session="alice-4711"))
+    eventually(lambda: counts.rows == 1)
+    with closing(store.connect(readonly=True)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT COUNT(*) FROM mooring_turns").fetchall() == [(1,)]
+        assert store.erase("alice-4711") == 1
+        writer.put(record(session="bob"))
+        eventually(lambda: counts.rows == 2)  # the reader is in nobody's way
+        assert held()
+    eventually(lambda: not held())
+    assert counts.failures == 0
+    writer.stop()
+
+
 def test_turns_are_retired_while_others_are_written(
     store: Store, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
