@@ -9,8 +9,9 @@
     sixteen      Mooring with 16 profiles of 15 axes, 16 different ones in a batch
     hundred      Mooring with 128 profiles of 127 axes, asked for in turn
 
-All get the same options of vLLM and the same environment, but for the plugin. A server that nobody asks rests; how
-much CPU the resting ones take is part of every block.
+All get the same options of vLLM and the same environment, but for the plugin. Only the one that is measured runs: for a
+second after its last answer a vLLM worker keeps looking for work as fast as it can, on the core where the next one's
+worker is, so the others' processes are stopped meanwhile (SIGSTOP).
 """
 
 import contextlib
@@ -139,10 +140,21 @@ class Server:
             raise CannotMeasure(f"process {gone.pid} of the {self.name} server is gone: {self._last_words()}") from None
         return found
 
+    def suspend(self) -> None:
+        """Take the processor from all of its processes, until `resume`."""
+        for process in self._processes:
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
     def stop(self) -> None:
         """Stop it with all its processes."""
         if not hasattr(self, "_process"):
             return
+        self.resume()
         self._process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(20)

@@ -1,6 +1,7 @@
 """The blocks of one round, whose arms take turns (mooring_bench/blocks.py), and what each took of the machine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -49,11 +50,25 @@ def take_turns(
     found = {arm: Block(empty()) for arm in order}
     for turn, arm in in_turn(order, turns.times):
         before, machine = _cpu(servers), psutil.cpu_times()
-        heard = send(arm, turns.waves, turn)
+        with _alone(servers[ARMS[arm].server], servers):
+            heard = send(arm, turns.waves, turn)
         used = {name: _minus(after, before[name]) for name, after in _cpu(servers).items()}
         ours = sum(sum(one.values()) for one in used.values()) + heard.client_cpu  # type: ignore[attr-defined]
         found[arm].add(heard, used, _busy(psutil.cpu_times()) - _busy(machine) - ours)
     return found
+
+
+@contextmanager
+def _alone(server: Server, servers: Mapping[str, Server]) -> Iterator[None]:
+    """All others are stopped meanwhile."""
+    others = [other for other in servers.values() if other is not server]
+    try:
+        for other in others:
+            other.suspend()
+        yield
+    finally:
+        for other in others:
+            other.resume()
 
 
 def _cpu(servers: Mapping[str, Server]) -> Cpu:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import psutil
 import pytest
 from aiohttp import web
 
@@ -94,6 +96,33 @@ def test_a_neighbour_who_comes_and_goes_slows_both_arms_of_a_round() -> None:
     for order in orders(["stock", "default"], 20):
         found = take_turns(order, Turns(10, 3), servers, Heard, send)
         assert found["default"].heard.seconds / found["stock"].heard.seconds == pytest.approx(1, abs=0.12)
+
+
+def test_only_the_server_that_is_measured_runs() -> None:
+    """For real: three processes that count as fast as they can."""
+    names = ("stock", "mooring", "unmeasured")
+    servers = {name: arms.Server(name, [], {}, Path()) for name in names}
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in names]
+    try:
+        for server, process in zip(servers.values(), spinning, strict=True):
+            server._process, server._processes = process, [psutil.Process(process.pid)]
+        took: dict[str, list[float]] = {name: [] for name in names}
+
+        def send(arm: str, waves: int, turn: int) -> Heard:
+            before = {name: server.cpu_seconds() for name, server in servers.items()}
+            time.sleep(0.3)
+            for name, server in servers.items():
+                if name != arms.ARMS[arm].server:
+                    took[name].append(server.cpu_seconds() - before[name])
+            return Heard(seconds=0.3)
+
+        take_turns(["stock", "default", "unmeasured"], Turns(2, 1), servers, Heard, send)
+        assert {name: max(taken) for name, taken in took.items()} == dict.fromkeys(names, 0.0)
+        assert {psutil.Process(process.pid).status() for process in spinning} <= {"running"}
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 def test_a_ratio_is_taken_within_a_round() -> None:
@@ -374,6 +403,9 @@ class FakeServer:
     def cpu_by_process(self) -> dict[str, float]:
         self._cpu += 1.0
         return {"api": 0.5, "Worker": self._cpu}
+
+    def suspend(self) -> None: ...
+    def resume(self) -> None: ...
 
     def stop(self) -> None:
         self.stopped = True

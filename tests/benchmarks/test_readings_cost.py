@@ -205,6 +205,9 @@ class FakeServer:
         self._cpu += 1.0
         return {"api": self._cpu}
 
+    def suspend(self) -> None: ...
+    def resume(self) -> None: ...
+
     def stop(self) -> None:
         self.stopped = True
 
