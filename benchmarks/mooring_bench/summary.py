@@ -135,7 +135,7 @@ def _against(judged: Judged, name: str, arm: str, seed: int) -> Summary | None:
         cells = table(judged, name, arm, measure)
         against[measure] = {"difference": paired.plain(paired.difference(cells, seed))}
         if measure == "harm":
-            against[measure]["cut"] = paired.plain(paired.cut(cells, seed))
+            against[measure]["cut"] = paired.plain(paired.cut(cells))
     return against
 
 

@@ -86,12 +86,12 @@ def test_drawing_the_four_cells_is_drawing_the_items() -> None:
     cells = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], table, axis=0)
     rng = np.random.default_rng(1)
     drawn = cells[rng.integers(0, table.n, (paired.RESAMPLES, table.n))].mean(1)
-    found, cut = paired.difference(table, seed=2), paired.cut(table, seed=2)
+    found, cut = paired.difference(table, seed=2), paired.cut(table)
     assert found is not None
-    by_item = np.percentile(drawn[:, 1] - drawn[:, 0], paired.PERCENTILES)
+    by_item = np.percentile(drawn[:, 1] - drawn[:, 0], paired.percentiles(table.n))
     assert (found.low, found.high) == pytest.approx(tuple(by_item), abs=0.011)
-    by_item = np.percentile(1 - drawn[:, 1] / drawn[:, 0], paired.PERCENTILES)
-    assert (cut.low, cut.high) == pytest.approx(tuple(by_item), abs=0.011)
+    by_item = np.percentile(1 - drawn[:, 1] / drawn[:, 0], paired.percentiles(table.n))
+    assert (cut.low, cut.high) == pytest.approx(tuple(by_item), abs=0.02)
 
 
 @pytest.mark.parametrize("cells", [(0.3, 0.4, 0.05, 0.25), (0.93, 0.03, 0.02, 0.02)])
@@ -103,7 +103,7 @@ def test_paired_intervals_cover_about_95_percent(cells: tuple[float, ...], monke
     runs = 200
     for run in range(runs):
         table = Table(*map(int, rng.multinomial(200, cells)))
-        found, cut = paired.difference(table, seed=run), paired.cut(table, seed=run)
+        found, cut = paired.difference(table, seed=run), paired.cut(table)
         assert found is not None and cut.low is not None and cut.high is not None
         covered += [
             found.low <= truth[0] <= found.high,
@@ -114,14 +114,68 @@ def test_paired_intervals_cover_about_95_percent(cells: tuple[float, ...], monke
 
 
 def test_a_cut_is_relative_and_needs_something_to_cut() -> None:
-    assert paired.cut(Table(40, 60, 0, 100), seed=0).value == pytest.approx(0.6)
-    assert paired.cut(Table(40, 0, 10, 50), seed=0).value == pytest.approx(-0.25)
-    assert paired.cut(Table(0, 0, 5, 5), seed=0) == (None, None, None, 10)
+    assert paired.cut(Table(40, 60, 0, 100)).value == pytest.approx(0.6)
+    assert paired.cut(Table(40, 0, 10, 50)).value == pytest.approx(-0.25)
+    assert paired.cut(Table(0, 0, 5, 5)) == (None, None, None, 10)
+
+
+def test_a_cut_has_the_published_interval_and_a_width_at_the_edge() -> None:
+    # Fagerland, Lydersen and Laake 2014, doi:10.1002/sim.6148: airways before and after, a ratio of 2 / 8.
+    found = paired.cut(Table(1, 7, 1, 12))
+    assert (found.value, found.low, found.high) == pytest.approx((0.75, 1 - 0.923, 1 - 0.068), abs=5e-4)
+    everything, nothing = paired.cut(Table(0, 384, 0, 16)), paired.cut(Table(384, 0, 0, 16))
+    assert (everything.value, everything.high) == (1.0, 1.0) and 0.98 < (everything.low or 0) < 0.995
+    assert nothing.value == 0.0 and nothing.low == pytest.approx(-0.005, abs=1e-3) == -(nothing.high or 0)
+
+
+def test_items_in_clusters_count_as_fewer() -> None:
+    alone = paired.rate(200, 400)
+    whole = paired.rate(200, 400, [(4, 4)] * 50 + [(0, 4)] * 50)  # all of a cluster are alike: 100 items
+    mixed = paired.rate(200, 400, [(2, 4)] * 100)  # no cluster differs from another: still 400, less Student's t
+    hundred = paired.rate(50, 100)
+    assert None not in (alone.low, whole.low, mixed.low, hundred.low)
+    assert whole.low == pytest.approx(hundred.low, abs=2e-3) and mixed.low == pytest.approx(alone.low, abs=1e-3)
+    assert paired.rate(400, 400, [(4, 4)] * 100).low == pytest.approx(paired.rate(100, 100).low, abs=2e-3)
+
+
+def test_clusters_of_one_item_change_nothing() -> None:
+    reference, other = [True, True, False, False] * 20, [True, False, False, True] * 20
+    assert Table.by(reference, other, range(80)) == Table.by(reference, other, None) == []
+    assert paired.mean([1.0, 2.0, 3.0], 0, "abc") == paired.mean([1.0, 2.0, 3.0], 0)
+    assert paired.auc([1.0, 3.0], [0.0, 2.0], "ab", "cd") == paired.auc([1.0, 3.0], [0.0, 2.0])
+
+
+def test_the_tables_of_clusters_add_up_and_widen_every_interval() -> None:
+    reference, other = [True] * 60 + [False] * 20, ([True] * 5 + [False] * 5) * 8
+    parts = Table.by(reference, other, [i // 5 for i in range(80)])
+    table = Table.of(reference, other)
+    assert len(parts) == 16 and tuple(map(sum, zip(*parts, strict=True))) == table
+    alone, wide = paired.difference(table, 0), paired.difference(table, 0, parts)
+    assert alone is not None and wide is not None
+    assert wide.high - wide.low > 1.8 * (alone.high - alone.low)
+    assert wide.closed_high - wide.closed_low > 1.8 * (alone.closed_high - alone.closed_low)
+    assert wide.p > alone.p and wide.value == alone.value
+    narrow, broad = paired.cut(table), paired.cut(table, parts)
+    assert (broad.high or 0) - (broad.low or 0) > 1.8 * ((narrow.high or 0) - (narrow.low or 0))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 3), (1, 9), (40, 12)])
+def test_flipping_items_one_by_one_is_mcnemars_test(lost: int, gained: int) -> None:
+    changes = [-1] * lost + [1] * gained + [0] * 7
+    assert paired.flipped(changes) == pytest.approx(paired.mcnemar(lost, gained))
+    assert paired.flipped([-5, -3, 0]) == 0.5  # of four ways to sign them two are as far from 0
+
+
+def test_equal_scores_leave_an_interval() -> None:
+    found = paired.bounded([0.0] * 100, seed=0)
+    assert found.value == 0.0 and found.low == pytest.approx(-0.0272, abs=1e-3) == -(found.high or 0)
+    assert paired.bounded([], seed=0) == (None, None, None, 0)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    table = Table(50, 30, 10, 10)
-    assert paired.difference(table, 4) == paired.difference(table, 4) != paired.difference(table, 5)
+    table, values = Table(50, 30, 10, 10), [0.1, 0.5, 0.7, 2.0]
+    assert paired.difference(table, 4) == paired.difference(table, 4)
+    assert paired.mean(values * 9, 4) == paired.mean(values * 9, 4) != paired.mean(values * 9, 5)
 
 
 def test_the_mean_has_the_width_of_its_standard_error() -> None:
