@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import torch
 
+from mooring_axes.errors import CannotServe
 from mooring_hooks.progress import say
 from mooring_server import metrics
 from mooring_server.experiment import Experiment, Given
@@ -58,8 +59,7 @@ class Assignments:
         self._since = self._split_at = 0.0
         self._down = False
         if store is not None:
-            store.note_weights(experiment.name, experiment.shares)
-            self.look()
+            self._begin(store)
 
     def give(self, session: str) -> Given | None:
         """What a request of this session gets, "" where it has none; None outside of the experiment's time."""
@@ -70,6 +70,17 @@ class Assignments:
         arm = self._moved.get(_key(session)) if self._moved else None
         arm = arm or self.experiment.arm_by_hash(session)
         return Given(self.experiment.profiles[arm], arm)
+
+    def _begin(self, store: Store) -> None:
+        """CannotServe where the history is away: sessions that began under other weights would change their arm."""
+        try:
+            store.note_weights(self.experiment.name, self.experiment.shares)
+            self.look()
+        except Exception as error:  # each database has its own ways to be away
+            raise CannotServe(
+                f"the experiment {self.experiment.name!r} cannot begin without its history: {error}\n"
+                "  only the history knows in which arm a session began: start its database, or leave out --experiment"
+            ) from error
 
     def watch(self) -> None:
         """Look again and again, in a thread of its own."""

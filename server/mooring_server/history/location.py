@@ -11,7 +11,8 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mooring_axes.errors import CannotServe
-from mooring_server.history.store import Store
+from mooring_hooks.progress import say
+from mooring_server.history.store import Away, Store
 
 HISTORY_VARIABLE: Final = "MOORING_HISTORY"
 DAYS_VARIABLE: Final = "MOORING_HISTORY_DAYS"
@@ -51,9 +52,12 @@ def described(environment: Mapping[str, str]) -> str:
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """CannotServe where the history cannot be opened."""
+    """CannotServe where the history cannot be opened; one that is away is only spoken of."""
     if (store := open_store(environment.get(HISTORY_VARIABLE, OFF))) is not None:
-        store.open()
+        try:
+            store.open()
+        except Away as error:
+            say(str(error))
 
 
 def _settled(location: str) -> str:

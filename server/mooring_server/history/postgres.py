@@ -13,7 +13,7 @@ import msgspec
 from mooring_axes.errors import CannotServe
 from mooring_server.history import schema
 from mooring_server.history.location import without_password
-from mooring_server.history.store import ROW, Connection, Store
+from mooring_server.history.store import ROW, Away, Connection, Store
 from mooring_server.record import Record
 
 try:
@@ -76,10 +76,15 @@ class PostgresStore(Store):
     def open(self) -> None:
         try:
             self.prepare()
+        except psycopg.OperationalError as error:
+            raise Away(
+                f"the history in {self.name} does not answer: {str(error).strip()}\n"
+                "  answers go on without it, and their turns wait: is the database up, and this its address?"
+            ) from None
         except psycopg.Error as error:
             raise CannotServe(
                 f"the history in {self.name} cannot be opened: {str(error).strip()}\n"
-                "  start the database and give its user the right to make tables, or keep none with --history off"
+                "  give its user the right to make tables, or keep none with --history off"
             ) from None
 
     def connect(self, readonly: bool = False) -> Connection:

@@ -24,6 +24,10 @@ AT_ONCE: Final = 100
 ROW: Final = ("writer", "number", *schema.TURN)
 
 
+class Away(CannotServe):
+    """The database does not answer, which may pass: a server starts all the same, and its turns wait."""
+
+
 class Row(NamedTuple):
     """A record on its way."""
 
@@ -100,7 +104,7 @@ class Store(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """`prepare` at a start: CannotServe, with the way out, for whatever goes wrong."""
+        """`prepare` at a start: CannotServe, with the way out, for whatever goes wrong; Away where that may pass."""
 
     def prepare(self) -> None:
         """Make or migrate the tables. CannotServe where a newer Mooring made them."""

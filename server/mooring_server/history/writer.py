@@ -9,13 +9,14 @@ import secrets
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
 from mooring_hooks.progress import say
 from mooring_server import metrics
 from mooring_server.history.schema import hidden
-from mooring_server.history.store import REMEMBER_ERASED, Row, Store
+from mooring_server.history.store import REMEMBER_ERASED, Away, Row, Store
 from mooring_server.record import Record
 
 MOST: Final = 65_536
@@ -34,7 +35,10 @@ SKEW: Final = 2.0
 
 
 class Writer:
-    """See the head of this file. Turns older than `days` are deleted; None keeps them."""
+    """See the head of this file. Turns older than `days` are deleted; None keeps them.
+
+    CannotServe where the store can never take a row; one that is away may come back.
+    """
 
     def __init__(self, store: Store, days: float | None = None, most: int = MOST) -> None:
         self._store, self._days, self._most = store, days, most
@@ -43,7 +47,8 @@ class Writer:
         self._batch: list[Row] = []
         self._size = BATCH
         """Rows of the batch that are written at once: fewer while one that cannot be stored is looked for."""
-        store.open()
+        with suppress(Away):  # the thread says so, and tries again
+            store.open()
         self._erased: dict[str, float] = {}
         """Hash of a session -> when it was erased, as long as turns of it may come that had ended before."""
         self._down_since: float | None = None

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from histories import append, record
+from mooring_axes.errors import CannotServe
 from mooring_server import assignments
 from mooring_server.assignments import MISMATCH, Assignments
 from mooring_server.experiment import Experiment
+from mooring_server.history.location import open_store
 from mooring_server.history.store import Store
 
 SESSIONS = [f"user-{n}" for n in range(400)]
@@ -47,6 +49,12 @@ def test_the_arm_in_which_a_session_began_wins(store: Store) -> None:
     other = next(s for s in SESSIONS if of.arm_by_hash(s) == "trial_1/uncapped")
     append(store, told({other: "trial_1/uncapped"}, now - 9) + told({other: "trial_1/capped"}, now), first=2)
     assert dealt(Assignments(of, store, "demo"), [other]) == {other: "trial_1/uncapped"}
+
+
+def test_an_experiment_does_not_begin_without_its_history() -> None:
+    away = open_store("postgresql://me@127.0.0.1:1/nowhere")
+    with pytest.raises(CannotServe, match="cannot begin without its history(.|\n)*leave out --experiment"):
+        Assignments(experiment(5, 5), away, "demo")
 
 
 def test_a_server_sees_what_another_one_deals_with_other_weights(store: Store) -> None:

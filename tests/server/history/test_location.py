@@ -25,6 +25,7 @@ from mooring_server.history.start import start
 from mooring_server.plan import make_plan
 from mooring_server.record import Sinks
 from mooring_server.serve import split
+from postgres import Postgres
 
 SECRET = "s3cr3t%21"
 
@@ -104,9 +105,34 @@ def test_a_history_that_cannot_be_opened_stops_the_start_before_vllm_is_imported
     (tmp_path / "file").touch()
     assert run(["serve", "demo", "--history", str(tmp_path / "file" / "x.sqlite")]) == 2
     assert "--history off" in capsys.readouterr().err
-    assert run(["serve", "demo", "--history", f"postgresql://me:{SECRET}@127.0.0.1:1/x"]) == 2
+
+
+def test_a_database_that_is_away_stops_no_start_and_is_spoken_of_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr(serve_module, "_run_vllm", served.append)
+    monkeypatch.setattr(serve_module, "check_port", lambda rest: None)
+    monkeypatch.setattr(serve_module.os, "environ", dict(serve_module.os.environ))
+    assert run(["serve", "demo", "--history", f"postgresql://me:{SECRET}@127.0.0.1:1/x"]) == 0
     said = capsys.readouterr().err
-    assert "cannot be opened" in said and SECRET not in said
+    assert len(served) == 1
+    assert "me:***@127.0.0.1:1/x does not answer" in said and "their turns wait" in said and SECRET not in said
+
+
+def test_turns_wait_for_a_database_that_is_away_at_the_start(
+    postgres: Postgres, capfd: pytest.CaptureFixture[str]
+) -> None:
+    location, rows = postgres.database(), counted("mooring_history_rows_total")
+    postgres.stop()
+    try:
+        kept, sinks = started({HISTORY_VARIABLE: location})
+        sinks.tell([record(at=time.time())])
+        eventually(lambda: "takes no turns" in capfd.readouterr().err)
+    finally:
+        postgres.start()
+    eventually(lambda: counted("mooring_history_rows_total") == rows + 1)
+    assert len(kept.store.trajectory("s", 10)) == 1
 
 
 def test_checking_makes_the_tables_so_that_api_processes_find_them(location: str) -> None:

@@ -17,7 +17,7 @@ from mooring_server.history.location import open_store
 from mooring_server.history.queries import BadCursor, Filter, SessionQuery
 from mooring_server.history.shape import turn_object, turn_row
 from mooring_server.history.sqlite import SqliteStore
-from mooring_server.history.store import Store
+from mooring_server.history.store import Away, Store
 from mooring_server.record import Record
 
 NASTY = ["'; DROP TABLE mooring_turns; --", "<script>alert(1)</script>", 'a"b', "ünï\u2028", "%s %(s)s :s ?", "a/b c"]
@@ -272,7 +272,7 @@ def test_a_history_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_refused_without_its_password() -> None:
     store = open_store("postgresql://me:s3cret@127.0.0.1:1/nowhere")
     assert store is not None
-    with pytest.raises(CannotServe, match="cannot be opened(.|\n)*--history off") as refusal:
+    with pytest.raises(Away, match="does not answer(.|\n)*is the database up") as refusal:
         store.open()
     assert "s3cret" not in str(refusal.value) and "me:***@127.0.0.1" in str(refusal.value)
 
