@@ -1,5 +1,5 @@
 """`mooring history export`: turns in the order in which they were kept, as CSV or Parquet. Servers may go on writing:
-what they add after the export has begun is left out.
+what they add after the export has begun is left out. Nothing is written to the history, not even a newer form of it.
 
 CSV: RFC 4180, UTF-8, an empty field for null, `layers` as JSON. Values are as they were kept: a session's id is
 whatever a client sent, so open the file as data, not as formulas. Parquet: typed columns, `layers` as a list.
@@ -77,7 +77,7 @@ def _existing(location: str) -> Store:
     store = open_store(location)
     if store is None or ("://" not in location and not Path(location).is_file()):
         raise CannotServe(f"there is no history in {location!r}: name one with --history PATH or postgresql://...")
-    store.open()
+    store.open_to_read()
     return store
 
 

@@ -87,6 +87,12 @@ class PostgresStore(Store):
                 "  give its user the right to make tables, or keep none with --history off"
             ) from None
 
+    def open_to_read(self) -> None:
+        try:
+            self.look()
+        except psycopg.Error as error:
+            raise CannotServe(f"the history in {self.name} cannot be read: {str(error).strip()}") from None
+
     def connect(self, readonly: bool = False) -> Connection:
         given = psycopg.conninfo.conninfo_to_dict(self._url).get("options") or ""
         options = f"{given} -c statement_timeout=30s -c default_transaction_read_only={'on' if readonly else 'off'}"

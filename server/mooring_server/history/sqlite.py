@@ -54,6 +54,8 @@ class SqliteStore(Store):
         self.path, self.name = path, str(path)
         self._file: tuple[int, int] | None = None
         self._scrubbed = True
+        self._at_rest = False
+        """Whether nobody can be writing: SQLite then needs no files beside this one."""
 
     def open(self) -> None:
         try:
@@ -64,6 +66,17 @@ class SqliteStore(Store):
                 "  keep it elsewhere with --history PATH, or keep none with --history off"
             ) from error
 
+    def open_to_read(self) -> None:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        self._at_rest = not log.exists() and not os.access(self.path.parent, os.W_OK, effective_ids=True)
+        try:
+            self.look()
+        except sqlite3.Error as error:
+            raise CannotServe(
+                f"the history {self.path} cannot be read: {error}\n"
+                "  of a copy, take all files whose names begin so, into a folder where files may be made"
+            ) from error
+
     def prepare(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -71,6 +84,7 @@ class SqliteStore(Store):
 
     def connect(self, readonly: bool = False) -> Connection:
         mode = "ro" if readonly else "rw"  # never made here: a file without tables is of no use
+        mode += "&immutable=1" if readonly and self._at_rest else ""
         connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY, isolation_level=None
         )

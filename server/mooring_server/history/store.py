@@ -106,16 +106,37 @@ class Store(ABC):
     def open(self) -> None:
         """`prepare` at a start: CannotServe, with the way out, for whatever goes wrong; Away where that may pass."""
 
+    @abstractmethod
+    def open_to_read(self) -> None:
+        """`look` for a command that writes nothing: CannotServe, with the way out, for whatever goes wrong."""
+
+    def look(self) -> None:
+        """CannotServe unless these are the tables that this Mooring reads. Changes nothing."""
+        with closing(self.connect(readonly=True)) as connection:
+            there = connection.execute(self.table_exists).fetchall()
+            version = self._rows(connection, "SELECT version FROM mooring_schema")[0]["version"] if there else 0
+        if version == 0:
+            raise CannotServe(f"{self.name} holds no history: name another with --history PATH or postgresql://...")
+        self._refuse_newer(version)
+        if version < schema.VERSION:
+            raise CannotServe(
+                f"the history in {self.name} has version {version}, and this Mooring reads version {schema.VERSION}\n"
+                "  start a server with it once, which makes it newer; of a copy, copy it again"
+            )
+
     def prepare(self) -> None:
         """Make or migrate the tables. CannotServe where a newer Mooring made them."""
         with closing(self.connect()) as connection, self.transaction(connection, self.begin_change):
             version = self._version(connection)
-            if version > schema.VERSION:
-                raise CannotServe(
-                    f"the history in {self.name} has version {version}, and this Mooring knows up to {schema.VERSION}\n"
-                    "  upgrade Mooring, or keep a history elsewhere with --history PATH, or none with --history off"
-                )
+            self._refuse_newer(version)
             self._migrate(connection, version)
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > schema.VERSION:
+            raise CannotServe(
+                f"the history in {self.name} has version {version}, and this Mooring knows up to {schema.VERSION}\n"
+                "  upgrade Mooring, or keep a history elsewhere with --history PATH, or none with --history off"
+            )
 
     def _version(self, connection: Connection) -> int:
         if not connection.execute(self.table_exists).fetchall():

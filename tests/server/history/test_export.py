@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,14 @@ import pytest
 from histories import append, eventually, record
 from mooring_server.cli import run
 from mooring_server.history import export as module
+from mooring_server.history import schema
 from mooring_server.history.queries import Filter
 from mooring_server.history.shape import turn_object
+from mooring_server.history.sqlite import SqliteStore
 from mooring_server.history.store import Store
 from mooring_server.history.writer import Writer
 from mooring_server.record import Record
+from postgres import Postgres
 
 NASTY = ['=HYPERLINK("http://x")', 'a"b', "a,b", "a;b", "a\u2028b", "<i>", "ünï"]
 
@@ -84,6 +91,64 @@ def test_an_export_while_servers_write_is_whole_and_ends(
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [int(row["turn"]) for row in csv.DictReader(file)] == list(range(1, 501))
     writer.stop()
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who may write nothing."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_copy_in_a_folder_where_nothing_may_be_written_is_exported() -> None:
+    with tempfile.TemporaryDirectory() as made:  # the folders of tests are their owner's alone
+        folder, out = Path(made) / "copy", Path(made) / "out"
+        folder.mkdir()
+        out.mkdir()
+        store = SqliteStore(folder / "history.sqlite")
+        append(store, [record(session=name) for name in NASTY])
+        store.drop_connection()
+        for path, mode in ((store.path, 0o444), (folder, 0o555), (Path(made), 0o755), (out, 0o777)):
+            path.chmod(mode)
+        with nobody():
+            assert exported(str(store.path), out / "turns.csv", "--format", "csv") == 0
+        with (out / "turns.csv").open(newline="", encoding="utf-8") as file:
+            assert [row["session"] for row in csv.DictReader(file)] == NASTY
+        assert [path.name for path in folder.iterdir()] == ["history.sqlite"]
+        folder.chmod(0o755)
+
+
+def test_an_export_changes_nothing_and_reads_only_its_own_version(
+    store: Store, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(store, [record()])
+    version = schema.VERSION
+    for known, says in ((version + 1, "start a server with it once"), (version - 1, "upgrade Mooring")):
+        monkeypatch.setattr(schema, "VERSION", known)
+        assert exported(location, tmp_path / "out.csv", "--format", "csv") == 2
+        said = capsys.readouterr().err
+        assert f"has version {version}" in said and says in said
+    with closing(store.connect()) as connection:
+        assert connection.execute("SELECT version FROM mooring_schema").fetchall() == [(version,)]
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_database_that_holds_no_history_is_left_as_it_is(
+    postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, text = tmp_path / "empty.sqlite", tmp_path / "notes.txt"
+    empty.touch()
+    text.write_text("Buy bread. " * 500)
+    for location, says in ((postgres.database(), "holds no history"), (str(empty), "holds no history"),
+                           (str(text), "not a database"), ("postgresql://me@127.0.0.1:1/x", "refused")):  # fmt: skip
+        assert exported(location, tmp_path / "out.csv", "--format", "csv") == 2
+        assert says in capsys.readouterr().err
+    assert empty.stat().st_size == 0
 
 
 def test_what_cannot_be_exported_says_why(
