@@ -65,9 +65,9 @@ def time_between_tokens_where_capped(compared: str) -> str:
     return f"histogram_quantile(0.5, sum by (le) ({buckets} and on (job, instance) ({chosen})))"
 
 
-def selftests_failed() -> str:
-    """How many; 0 where all are ok, nothing where there is no server."""
-    return f"count(mooring_selftest_ok{{{SERVER}}} != 1) or 0 * count(mooring_selftest_ok{{{SERVER}}})"
+def servers_tested() -> str:
+    """How many have passed their self-test; a server that has not does not answer, and has no metrics."""
+    return f"sum(mooring_selftest_ok{{{SERVER}}})"
 
 
 def profiles_that_differ() -> str:
