@@ -175,8 +175,8 @@ def _readings() -> list[Json]:
               "that were no frames, per second.",
               [(f"{kind} {{{{instance}}}}", rate(f"mooring_{name}_total", PROCESS, "instance"))
                for kind, name in kinds.items()], "cps"),
-        lines("Sink errors", "Records that a consumer (metrics, history, stream, traces) could not take, per second. "
-              f"{EMPTY}until one fails.",
+        lines("Sink errors", "Records that a consumer (`metrics`, `history`, `live`, `tracing`) could not take, per "
+              f"second. {EMPTY}until one fails.",
               [("{{sink}} {{instance}}", rate("mooring_sink_errors_total", PROCESS, "sink, instance"))], "cps"),
     ]
 
