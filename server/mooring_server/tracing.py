@@ -2,10 +2,12 @@
 
     span "mooring.turn"                  from the request's coming to the answer's end, child of its `traceparent`
       gen_ai.conversation.id             the session
+      gen_ai.request.id                  the response's id, as in vLLM's own span: by it the two are joined
       gen_ai.response.id, .request.model, mooring.profile, mooring.turn, ...
       event "gen_ai.evaluation.result"   name "mooring.drift", score.value the drift, score.label one of LABELS
 
-vLLM makes a span of its own beside it ("llm_request"), which holds its times; both go where vLLM sends spans.
+vLLM makes a span of its own beside it ("llm_request"), which holds its times; both go where vLLM sends spans. A request
+without `traceparent` begins a trace with each of them, so there the id alone joins them.
 """
 
 from typing import Final
@@ -50,6 +52,7 @@ def _attributes(record: Record) -> dict[str, AttributeValue]:
     return {
         "gen_ai.operation.name": "text_completion" if record.route == "completions" else "chat",
         "gen_ai.provider.name": "vllm",
+        "gen_ai.request.id": record.response,
         "gen_ai.request.model": record.model,
         "gen_ai.response.id": record.response,
         "gen_ai.usage.output_tokens": record.tokens,

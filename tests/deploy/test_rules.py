@@ -31,6 +31,15 @@ def test_promtool_finds_nothing_wrong() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", *(DEPLOY / "prometheus" / "rules").glob("*.yml"))
 
 
+def test_the_alertmanager_that_is_commented_out_can_be_taken(tmp_path: Path) -> None:
+    told = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+    (tmp_path / "rules").symlink_to(DEPLOY / "prometheus" / "rules")
+    uncommented = re.sub(r"^# (alerting:|  .*)$", r"\1", told, flags=re.MULTILINE)
+    (tmp_path / "prometheus.yml").write_text(uncommented)
+    assert yaml.safe_load(uncommented)["alerting"]["alertmanagers"]
+    promtool("check", "config", tmp_path / "prometheus.yml")
+
+
 def test_rules_do_what_their_unit_tests_say() -> None:
     promtool("test", "rules", *UNIT_TESTS)
 

@@ -58,6 +58,14 @@ def test_without_a_reading_a_session_or_a_turn_nothing_is_said_of_them() -> None
     assert span.attributes["gen_ai.operation.name"] == "text_completion"
 
 
+def test_without_a_trace_of_its_client_a_span_is_joined_with_vllms_by_the_id_of_the_request() -> None:
+    from vllm.tracing import SpanAttributes
+
+    (span,) = span_of(record(response="chatcmpl-7"), {})
+    assert span.parent is None and span.attributes is not None
+    assert span.attributes[SpanAttributes.GEN_AI_REQUEST_ID] == "chatcmpl-7"
+
+
 def test_a_trace_that_is_not_sampled_stays_so_and_a_broken_one_is_ignored() -> None:
     assert span_of(record(), {"traceparent": f"00-{TRACE}-{SPAN}-00"}) == []
     (span,) = span_of(record(), {"traceparent": "00-what-ever"})
