@@ -7,7 +7,8 @@ gives another hash and so another branch, never a wrong join. Whoever shares the
     session   the conversation up to and with its first answer: this one at turn 1, else the one in the request
 
 The hash is keyed, and begins with who asked and which model: equal in all processes and replicas with one key. What
-an assistant says before the first user's message is a greeting, not an answer.
+an assistant says before the first user's message is a greeting, not an answer. What it says at the end of a request
+is the beginning of the answer: texts that it says one after another count as one.
 
 Clients may send a text as a string or in parts, trim it, change its line ends, drop the reasoning and name tool calls
 anew; none of that changes the hash. An opening that many conversations share, answer included (examples in front of
@@ -15,6 +16,7 @@ every request), is one session that branches there: such clients should name the
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +28,7 @@ EDGE: Final = 1024
 
 
 class Atom(NamedTuple):
-    """One text or one tool call."""
+    """One text, as it was sent, or one tool call."""
 
     role: str
     kind: str
@@ -42,6 +44,7 @@ class Place(NamedTuple):
 
 
 NOWHERE: Final = Place("", "", "")
+_SPOKEN: Final = (ASSISTANT, "text")
 
 
 class Conversation:
@@ -50,12 +53,15 @@ class Conversation:
     def __init__(self, key: bytes, scope: Sequence[str], atoms: Iterable[Atom], after: Place | None = None) -> None:
         """`after` is the answer that the request goes on from without saying it again."""
         self._hash = hashlib.blake2b(key=key, digest_size=16)
+        self._saying: list[str] = []
+        """Pieces of the assistant's text that the next atom may go on with."""
         for name in scope if after is None else (*scope, after.node):
             self._add(Atom("", "scope", name))
         answers: list[str] = []
         asked = speaking = False
         for atom in atoms:
             if speaking and atom.role != ASSISTANT:
+                self._end_text()
                 answers.append(self._hash.hexdigest())
             self._add(atom)
             asked = asked or atom.role == "user"
@@ -66,14 +72,29 @@ class Conversation:
 
     def answered(self, said: Iterable[Atom]) -> Place:
         """Where the answer that says this stands."""
-        before, self._hash = self._hash, self._hash.copy()
+        before, self._hash, self._saying = (self._hash, self._saying), self._hash.copy(), [*self._saying]
         for atom in said:
             self._add(atom)
-        node, self._hash = self._hash.hexdigest(), before
+        self._end_text()
+        node = self._hash.hexdigest()
+        self._hash, self._saying = before
         return Place(self._session or f"conv-{node}", node, self._parent)
 
     def _add(self, atom: Atom) -> None:
+        if atom[:2] == _SPOKEN:
+            self._saying.append(atom.text)
+        else:
+            self._end_text()
+            self._update(atom)
+
+    def _end_text(self) -> None:
+        if self._saying:
+            self._update(Atom(*_SPOKEN, "".join(self._saying)))
+            self._saying = []
+
+    def _update(self, atom: Atom) -> None:
         role, kind, said = atom
+        said = _trimmed(said) if kind == "text" else said
         told = f"{len(role)}:{role}{len(kind)}:{kind}{len(said)}:{said}"  # no two lists of atoms give the same text
         self._hash.update(told.encode("utf-8", "surrogatepass"))
 
@@ -81,7 +102,7 @@ class Conversation:
 def spoken(role: str, content: Any, calls: Iterable[tuple[str, Any]] = ()) -> Iterator[Atom]:
     """The atoms of one message: its text, if it says any or nothing else, and its tool calls (name, arguments)."""
     found = [Atom(role, "call", f"{name}({_settled(arguments)})") for name, arguments in calls]
-    if (said := _text(content)) or not found:
+    if (said := _text(content)).strip() or not found:
         yield Atom(role, "text", said)
     yield from found
 
@@ -89,6 +110,8 @@ def spoken(role: str, content: Any, calls: Iterable[tuple[str, Any]] = ()) -> It
 def messages_of(request: Any) -> Iterator[Atom] | None:
     """What a request of vLLM's says; None where it holds no conversation, as a completion's prompt."""
     if isinstance(messages := getattr(request, "messages", None), list):
+        if getattr(request, "echo", False) is True and messages and _get(messages[-1], "role") == ASSISTANT:
+            messages = messages[:-1]  # the answer says it again
         return (atom for message in messages for atom in _message(message))
     if (said := getattr(request, "input", None)) is not None:
         return _items(getattr(request, "instructions", None), said)
@@ -100,7 +123,24 @@ def _message(message: Any) -> Iterator[Atom]:
     calls = _get(message, "tool_calls")
     functions = [_get(each, "function") for each in calls] if isinstance(calls, list) else []
     called = [(str(_get(f, "name") or ""), _get(f, "arguments")) for f in functions]
-    return spoken("system" if role == "developer" else role, _get(message, "content"), called)
+    return spoken("system" if role == "developer" else role, _content(message), called)
+
+
+def _content(message: Any) -> Any:
+    """pydantic leaves some lists of parts as iterators, which can be read once.
+
+    If vLLM has read one already, nobody knows what it said: then it is like no other, so as never to join wrongly.
+    """
+    content = _get(message, "content")
+    if not isinstance(content, Iterator):
+        return content
+    try:
+        parts = list(content)
+    except ValueError:  # as pydantic's errors are: a part of no kind that vLLM knows
+        parts = []
+    if parts and isinstance(message, dict):
+        message["content"] = parts  # for whoever reads it next
+    return parts or secrets.token_hex(16)
 
 
 def _items(instructions: Any, said: Any) -> Iterator[Atom]:
@@ -121,10 +161,10 @@ def _items(instructions: Any, said: Any) -> Iterator[Atom]:
 
 def _text(content: Any) -> str:
     if isinstance(content, str):
-        return _trimmed(content)
+        return content
     if content is None:
         return ""
-    return _trimmed("".join(map(_part, content if isinstance(content, list) else [content])))
+    return "".join(map(_part, content if isinstance(content, list) else [content]))
 
 
 def _part(part: Any) -> str:

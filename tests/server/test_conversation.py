@@ -153,6 +153,79 @@ def test_a_greeting_before_the_first_question_is_no_answer() -> None:
     assert place([*greeting, user("a"), assistant("b"), user("e")], "f").session == one.session
 
 
+def begun(messages: Sequence[Message], said: str, **more: Any) -> Place:
+    """Where an answer stands that says this after what its request ends with."""
+    conversation = SERVER.conversation(SimpleNamespace(messages=list(messages), **more), {})
+    assert conversation is not None
+    return conversation.answered(spoken("assistant", said))
+
+
+@pytest.mark.parametrize("opening", [[], [user("a"), assistant("b")]])
+def test_an_answer_that_its_client_has_begun_is_joined_as_one_message_or_as_two(opening: list[Message]) -> None:
+    asked = [*opening, user("Tell me.")]
+    answer = begun([*asked, assistant("Sure, ")], "here it is: ")
+    again = begun([*asked, assistant("Sure, here it is: ")], "the sea.")
+    assert answer.parent == (place(opening[:1], "b").node if opening else "") and answer.parent == again.parent
+    for sent in ([assistant("Sure, here it is:")], [assistant("Sure, "), assistant("here it is: ")]):
+        followed = place([*asked, *sent, user("And?")], "Well.")
+        assert (followed.session, followed.parent) == (answer.session, answer.node)
+    whole = place([*asked, assistant("Sure, here it is: the sea."), user("And?")], "Well.")
+    assert (whole.session == again.session) and whole.parent == again.node != answer.node
+
+
+def test_an_answer_that_says_its_beginning_again_is_not_begun_twice() -> None:
+    asked = [user("Tell me."), assistant("Sure, ")]
+    assert begun(asked, "Sure, here it is.", echo=True) == begun(asked, "here it is.", echo=False)
+    assert begun(asked[:1], "Sure.", echo=True) == begun(asked[:1], "Sure.")
+
+
+def test_a_begun_answer_that_calls_a_tool_comes_back_as_one_message() -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+    conversation = SERVER.conversation(SimpleNamespace(messages=[user("a"), assistant("I look: ")]), {})
+    assert conversation is not None
+    answer = conversation.answered(spoken("assistant", "", [("look", "{}")]))
+    back = [user("a"), assistant("I look: ") | {"tool_calls": [call]}, {"role": "tool", "content": "waves"}]
+    assert place(back, "x").parent == answer.node
+
+
+def test_many_short_messages_of_the_assistant_cost_no_more_than_a_long_one() -> None:
+    many = begun([user("a"), *[assistant("x" * 100)] * 20_000], "y")
+    assert many == begun([user("a"), assistant("x" * 2_000_000)], "y")
+
+
+@pytest.fixture
+def as_vllm_reads() -> Any:
+    """Messages as vLLM's own request holds them."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    return lambda messages: ChatCompletionRequest.model_validate({"model": "m", "messages": messages}).messages
+
+
+PARTS: Message = {"role": "assistant", "content": [{"type": "text", "text": "hi"}], "refusal": None, "audio": None}
+
+
+def test_parts_that_vllm_holds_as_an_iterator_are_the_text_that_they_are(as_vllm_reads: Any) -> None:
+    messages = as_vllm_reads([user("a"), PARTS, user("b")])
+    assert not isinstance(messages[1]["content"], list), "vLLM holds them otherwise now: is _content still needed?"
+    first = place(messages, "c")
+    assert first == place(messages, "c") == place([user("a"), assistant("hi"), user("b")], "c")
+    assert messages[1]["content"] == [{"type": "text", "text": "hi"}], "vLLM can still read them"
+
+
+def test_parts_that_vllm_has_read_already_join_nothing_rather_than_something_else(as_vllm_reads: Any) -> None:
+    found = []
+    for text in ("hi", "hi", "ho"):
+        messages = as_vllm_reads([user("a"), PARTS | {"content": [{"type": "text", "text": text}]}, user("b")])
+        assert list(messages[1]["content"])
+        found.append(place(messages, "c"))
+    assert len({each.node for each in found}) == len({each.session for each in found}) == 3
+
+
+def test_parts_that_are_of_no_kind_that_vllm_knows_have_a_place_too(as_vllm_reads: Any) -> None:
+    odd = {"role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
+    assert place(as_vllm_reads([user("a"), odd, user("b")]), "c").node
+
+
 def test_other_keys_models_and_servers_never_share_a_conversation() -> None:
     messages = [user("a"), assistant("b"), user("c")]
     plain = place(messages, "d")
