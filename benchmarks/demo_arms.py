@@ -42,7 +42,7 @@ from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, replay
 from mooring_axes.demo.corpus import Item
 from mooring_axes.profiles import Profile, ProfileFile, ResolvedProfile, load_profiles, resolve
-from mooring_bench.prompts import SEED, Sizes, unseen
+from mooring_bench.demo_sets import SEED, Sizes, unseen
 
 MATCHED: Final = "strong"
 RESPONSE: Final = "response"

@@ -72,6 +72,8 @@ class Record(NamedTuple):
     """What the server said of the turn that it refused."""
     verdict: bool | None = None
     """What a model that judges said of the last answer (verdicts.py); None where it said nothing clear."""
+    seed: int = 0
+    """Under which it was answered."""
 
 
 @dataclass(frozen=True, slots=True)

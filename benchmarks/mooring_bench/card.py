@@ -15,19 +15,22 @@ class Column(NamedTuple):
 
 COLUMNS: Final = (
     Column("harm", "jailbreaks", "harm"),
+    Column("harm, persona in system", "jailbreaks_system", "harm"),
     Column("exact refusal", "jailbreaks", "exact_refusal"),
     Column("broken", "jailbreaks", "broken"),
     Column("plain harm refused", "plain_harm", "refused"),
     Column("capability", "capability", "correct"),
     Column("role voice", "role_play", "voice"),
 )
+OF_TALKS: Final = {"": "harm", ": broken": "broken"}
+"""An answer may be neither harmful nor a refusal: then it is broken."""
 MET: Final = {True: "met", False: "NOT MET", None: "not measured"}
 
 
 def card(result: Summary) -> str:
     parts = (
         _head(result), _arms(result), _losses(result), _categories(result), _tasks(result), _harm_in_talks(result),
-        _drift(result), _targets(result),
+        _by_outcome(result), _drift(result), _prompts(result), _targets(result),
     )  # fmt: skip
     return "\n\n".join("\n".join(part) for part in (list(lines) for lines in parts) if part)
 
@@ -44,6 +47,8 @@ def _head(result: Summary) -> Iterator[str]:
     machine = f"{where['cores']} cores of {where['processor']}"
     yield f"{vllm}, {machine}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
     yield "Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, greedy answers."
+    if _made_of(result):
+        yield "Prompts of one cluster are alike, and intervals take each cluster as one draw."
     if result["note"]:
         yield f"Served by `{result['note']}`."
     yield from _warnings(result)
@@ -130,13 +135,30 @@ def _harm_in_talks(result: Summary) -> Iterator[str]:
     names = [name for name in result["sets"] if name.startswith("talk_") and _any_harm(result, name)]
     if not names:
         return
-    yield from _heading("Harm at the end of a talk", ["profile", *names])
+    columns = [Column(f"{name}{more}", name, measure) for name in names for more, measure in OF_TALKS.items()]
+    yield from _heading("Harm at the end of a talk", ["profile", *(column.title for column in columns)])
     for arm in result["server"]["arms"]:
-        yield _row([arm, *(_share(rate(result, name, arm, "harm")) for name in names)])
+        yield _row([arm, *(_share(rate(result, column.set, arm, column.measure)) for column in columns)])
 
 
 def _any_harm(result: Summary, name: str) -> bool:
     return any(rate(result, name, arm, "harm") for arm in result["server"]["arms"])
+
+
+def _by_outcome(result: Summary) -> Iterator[str]:
+    """Whether the answers that were harmful lay lower, or were lifted less."""
+    if not (told := result.get("by_outcome")):
+        return
+    of_each = ["drift", "tokens lifted"]
+    header = ["set", "profile", "harmful answers", *of_each, "not harmful", *of_each]
+    yield from _heading("Drift beside outcome", header)
+    for name, arms in told.items():
+        for arm, found in arms.items():
+            yield _row([name, arm, *_beside(found["harmful"]), *_beside(found["not_harmful"])])
+
+
+def _beside(found: Summary) -> list[str]:
+    return [str(found["n"]), _share(found["drift"], digits=2), _share(found["lifted_share"], digits=2)]
 
 
 def _drift(result: Summary) -> Iterator[str]:
@@ -152,6 +174,19 @@ def _drift(result: Summary) -> Iterator[str]:
             cells = [f"{turn['value']:.2f}" for turn in found["by_turn"]]
             change = _share(found["slope_per_turn"], digits=2), _share(found.get("against_reference"), digits=2)
             yield _row([name, arm, *cells, *[""] * (longest - len(cells)), *change])
+
+
+def _made_of(result: Summary) -> dict[str, Any]:
+    """Set -> what it is made of; older documents tell but a number."""
+    return {name: of for name, of in result["settings"]["sets"].items() if isinstance(of, dict)}
+
+
+def _prompts(result: Summary) -> Iterator[str]:
+    if not (sets := _made_of(result)):
+        return
+    yield from _heading("Prompts", ["set", "prompts", "different texts of the user", "clusters"])
+    for name, of in sets.items():
+        yield _row([name, *map(str, of.values())])
 
 
 def _targets(result: Summary) -> Iterator[str]:
@@ -189,10 +224,11 @@ def _share(found: Summary | None, bounds: bool = True, digits: int = 3) -> str:
 
 
 def _points(change: Summary | None) -> str:
-    """A loss, so the sign turns round; + 0.0 makes a zero of -0.0."""
+    """A loss, so the sign turns round, with the wider interval of both; + 0.0 makes a zero of -0.0."""
     if not change:
         return "-"
-    value, low, high = (round(-100 * change[key], 1) + 0.0 for key in ("value", "high", "low"))
+    ends = change["value"], max(change["high"], change["closed_high"]), min(change["low"], change["closed_low"])
+    value, low, high = (round(-100 * each, 1) + 0.0 for each in ends)
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 

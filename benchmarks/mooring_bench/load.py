@@ -32,11 +32,12 @@ from typing import Any, Final, Protocol
 
 from mooring_bench.arms import Arm, cached_tokens, find, tokenizer_of
 from mooring_bench.blocks import orders
+from mooring_bench.demo_sets import SEED, demo_prompts
 from mooring_bench.heard import Heard
 from mooring_bench.load_page import page
 from mooring_bench.load_result import card, compared
 from mooring_bench.options import check_writable, count, ladder, names, seconds
-from mooring_bench.prompts import SEED, CannotMeasure, demo_prompts, read_prompts
+from mooring_bench.prompts import CannotMeasure, read_prompts
 from mooring_bench.record import save, where
 from mooring_bench.stock_client import OneTurn
 from mooring_bench.talks import Talks

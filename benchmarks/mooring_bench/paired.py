@@ -114,7 +114,7 @@ def mcnemar(only_reference: int, only_other: int) -> float:
 
 def flipped(changes: Sequence[int]) -> float:
     """Exact two-sided p that each cluster's change was as likely to be the other way; McNemar's where all are +-1."""
-    sums: Array = np.ones(1)
+    sums: npt.NDArray[np.floating[Any]] = np.ones(1)
     for size in map(abs, changes):
         if size:
             sums = np.convolve(sums, [0.5, *[0.0] * (2 * size - 1), 0.5])

@@ -1,4 +1,4 @@
-"""What is asked: a file format for any model, and the held-out sets of the embedded demo.
+"""What is asked: a file format for any model.
 
 A prompt file is JSONL in UTF-8, one prompt a line; nothing else may be present:
 
@@ -9,6 +9,8 @@ A prompt file is JSONL in UTF-8, one prompt a line; nothing else may be present:
                      row are a talk. An assistant's message is history and is sent as it stands.
     expect     MAY   how the last answer is judged (judges.py); without it only its readings count
     category   MAY   a part of its set that is also told by itself
+    cluster    MAY   prompts of a set that share it are much alike, such as one persona's: intervals take them as one
+                     draw (paired.py); without it, every prompt is drawn alone
 
     {"set": "capability", "id": "sum-1", "messages": [{"role": "user", "content": "What is 19 + 23?"}],
      "expect": {"judge": "answer", "key": "42"}}
@@ -24,36 +26,20 @@ Sets may have any name. The targets of targets.py look at these:
     talk_practical    talks that should not                 drift by turn
     talk_back         drifting talks whose last BACK_TURNS turns are practical
 
-The demo's sets are drawn from its test split with SEED, which was fixed before anything was measured with it.
-Items that the split's default seed draws are left out: they were looked at while the model was tuned.
+Two sets of sets are there: of the embedded demo (demo_sets.py), and general ones for any other model (general.py).
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from mooring_axes.demo import items, words
-from mooring_axes.demo.corpus import Item
 from mooring_bench.judges import Expect
 
-SEED: Final = 20261121
-TUNED_SEED: Final = 0
 BACK_TURNS: Final = 2
-HARM_TURN: Final = "h"
-
-TALKS: Final = {
-    "talk_emotional": "eeeee",
-    "talk_practical": "ppppp",
-    "talk_back": "eeeepp",
-    "talk_emotional_harm": "eeeeh",
-    "talk_back_harm": "eeeepph",
-    "talk_practical_harm": "pppph",
-}
-"""Set -> its turns: e emotional, p practical, h a toy harmful request."""
 
 
 class CannotMeasure(Exception):
@@ -77,6 +63,7 @@ class Prompt(BaseModel):
     messages: tuple[Message, ...]
     expect: Expect | None = None
     category: str | None = None
+    cluster: str | None = None
 
     @field_validator("messages")
     @classmethod
@@ -93,70 +80,6 @@ class Prompt(BaseModel):
             if here.role == "user" and (after is None or after.role == "user"):
                 yield said
                 said = []
-
-
-class Sizes(NamedTuple):
-    """How many prompts of each of the demo's sets; `talks` of every kind of talk."""
-
-    jailbreaks: int = 400
-    plain_harm: int = 200
-    capability: int = 800
-    role_play: int = 200
-    default_answers: int = 200
-    talks: int = 32
-
-
-def demo_prompts(seed: int = SEED, sizes: Sizes | None = None) -> list[Prompt]:
-    sizes = sizes or Sizes()
-    sets: dict[str, tuple[Callable[..., list[Item]], Callable[[Item], dict[str, Any]]]] = {
-        "jailbreaks": (items.jailbreaks, lambda item: {"judge": "demo.harm", "key": item.key}),
-        "plain_harm": (items.plain_harm, lambda item: {"judge": "demo.harm", "key": item.key}),
-        "capability": (
-            items.capability,
-            lambda item: {"judge": "demo.answer", "kind": item.kind, "key": item.key},
-        ),
-        "role_play": (items.role_play, lambda item: {"judge": "demo.voice"}),
-        "default_answers": (items.default_answers, lambda item: {"judge": "demo.voice"}),
-    }
-    prompts = []
-    for name, (make, expect) in sets.items():
-        for number, item in enumerate(unseen(make, getattr(sizes, name), seed)):
-            prompts.append(_prompt(name, number, item.messages, expect(item), _category(name, item)))
-    return [*prompts, *_talks(seed, sizes.talks)]
-
-
-def unseen(make: Callable[..., list[Item]], count: int, seed: int) -> list[Item]:
-    """`count` items of the test split without the first 400 that its default seed draws."""
-    seen = [item.messages for item in make("test", 400, TUNED_SEED)]
-    fresh = [item for item in make("test", count + len(seen), seed) if item.messages not in seen]
-    return fresh[:count]
-
-
-def _talks(seed: int, count: int) -> Iterator[Prompt]:
-    for name, script in TALKS.items():
-        for number in range(count):
-            turns = [turn.question for turn in items.talk("test", script, seed + number)]
-            harmful = {"judge": "demo.harm", "key": turns[-1].key} if script.endswith(HARM_TURN) else None
-            yield _prompt(name, number, [{"role": "user", "content": turn.text} for turn in turns], harmful)
-
-
-def _category(name: str, item: Item) -> str | None:
-    """Of a jailbreak, what sort of persona it asks for; of a question, what sort it is."""
-    if name == "jailbreaks" and item.persona is not None:
-        return f"{'evil' if item.persona.role in words.EVIL else 'far'} role"
-    return item.kind if name == "capability" else None
-
-
-def _prompt(
-    name: str,
-    number: int,
-    messages: Sequence[dict[str, str]],
-    expect: dict[str, Any] | None,
-    category: str | None = None,
-) -> Prompt:
-    return Prompt.model_validate(
-        {"set": name, "id": f"{name}-{number}", "messages": messages, "expect": expect, "category": category}
-    )
 
 
 def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
@@ -204,3 +127,15 @@ def limited(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
 def prompts_by_set(prompts: Sequence[Prompt]) -> dict[str, int]:
     """Set -> how many."""
     return dict(Counter(prompt.set for prompt in prompts))
+
+
+def made_of(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
+    """Set -> how many prompts, different texts of the user, and clusters."""
+    texts, clusters = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for prompt in prompts:
+        texts[prompt.set] |= {message.content for message in prompt.messages if message.role == "user"}
+        clusters[prompt.set].add(prompt.cluster or prompt.id)
+    return {
+        name: {"prompts": count, "texts": len(texts[name]), "clusters": len(clusters[name])}
+        for name, count in prompts_by_set(prompts).items()
+    }

@@ -28,11 +28,13 @@ from typing import Any, Final
 from mooring_bench import paired, targets, tasks, verdicts
 from mooring_bench.asking import Limits, Record, Run, Served, ask_all, look
 from mooring_bench.card import card
+from mooring_bench.demo_sets import SEED, demo_prompts
+from mooring_bench.judged import Judged, outcomes
 from mooring_bench.judges import ModelJudge
 from mooring_bench.options import check_writable, count, names
-from mooring_bench.prompts import SEED, CannotMeasure, Prompt, demo_prompts, limited, prompts_by_set, read_prompts
+from mooring_bench.prompts import CannotMeasure, Prompt, limited, made_of, read_prompts
 from mooring_bench.record import save, where
-from mooring_bench.summary import Judged, outcomes, summarise
+from mooring_bench.summary import summarise
 
 MAX_TOKENS_DEMO: Final = 96
 MAX_TOKENS: Final = 512
@@ -152,7 +154,7 @@ def result_of(options: argparse.Namespace, served: Served, prompts: Sequence[Pro
         "settings": {
             "seed": options.seed,
             "prompts": [path.name for path in options.prompts] if options.prompts else "demo",
-            "sets": prompts_by_set(prompts),
+            "sets": made_of(prompts),
             "temperature": 0.0,
             "max_tokens": _limits(options).max_tokens,
             "concurrency": options.concurrency,

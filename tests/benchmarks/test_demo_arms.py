@@ -11,7 +11,7 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, replay
 from mooring_axes.profiles import Profile, load_profiles, resolve
-from mooring_bench.prompts import unseen
+from mooring_bench.demo_sets import unseen
 from mooring_server.plan import resolve_all
 
 LIFTS = Lifts(everywhere={4: 9.0, 5: 1.5, 6: 0.5}, prompt={4: 13.0, 5: 2.0, 6: 0.75})

@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 from fake_openai import Fake, Messages, served
 from mooring_axes.demo import items, judge
 from mooring_axes.demo import words as w
-from mooring_bench import paired, prompts, quality, targets
+from mooring_bench import demo_sets, paired, prompts, quality, targets
 from mooring_bench.asking import base_of
 from mooring_bench.card import card
+from mooring_bench.demo_sets import demo_prompts
 from mooring_bench.judges import Answer, Refusal
-from mooring_bench.prompts import CannotMeasure, Prompt, demo_prompts
+from mooring_bench.prompts import CannotMeasure, Prompt
 from mooring_bench.verdicts import reads
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,8 @@ def test_harm_and_capability_are_also_told_by_category(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     found = json.loads(out.splitlines()[-1])
     told = found["categories"]
-    assert set(told) == {"jailbreaks", "capability"} and {"evil role", "far role"} == set(told["jailbreaks"])
+    assert set(told) == {"jailbreaks", "jailbreaks_system", "capability"}
+    assert {"evil role", "far role"} == set(told["jailbreaks"])
     assert len(told["capability"]) >= 4
     for name, measure in (("jailbreaks", "harm"), ("capability", "correct")):
         whole = found["sets"][name]["off"]["measures"][measure]
@@ -145,13 +147,39 @@ def test_harm_and_capability_are_also_told_by_category(capsys: pytest.CaptureFix
     assert re.search(r"\| jailbreaks \| evil role \| harm \| 1\.000 .* \| 0\.000", out)
 
 
+def test_harm_is_told_beside_drift_and_broken_answers_beside_harm(capsys: pytest.CaptureFixture[str]) -> None:
+    def stutters(messages: Messages, profile: str | None) -> str:
+        return "Rain rain rain." if profile == "strong" else toy(messages, profile)
+
+    with served(mooring(answer=stutters)) as fake:
+        assert run(fake) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out.splitlines()[-1])["by_outcome"]["jailbreaks"]
+    assert (found["off"]["harmful"]["n"], found["off"]["not_harmful"]["n"]) == (6, 0)
+    assert found["off"]["harmful"]["drift"]["value"] == pytest.approx(0.05)
+    assert found["off"]["not_harmful"]["drift"]["value"] is None
+    assert found["strong"]["not_harmful"]["lifted_share"]["value"] == 0.5
+    assert "| jailbreaks | off | 6 | 0.05 (0.05 to 0.05) | 0.00 (0.00 to 0.00) | 0 | - | - |" in out
+    head, row = re.search(r"(\| profile \| talk_.*: broken \|)\n.*\n.*\n(\| strong .*)", out).groups()  # type: ignore[union-attr]
+    at = head.split(" | ").index("talk_emotional_harm")
+    assert [cell[:5] for cell in row.split(" | ")[at : at + 2]] == ["0.000", "1.000"]
+
+
+def test_the_answers_of_a_talk_count_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(mooring()) as fake:
+        assert run(fake) == 0
+    readings = result(capsys)["sets"]["talk_emotional"]["off"]["readings"]
+    assert (readings["answers"], readings["projection"]["n"], readings["drift"]["n"]) == (30, 6, 6)
+    assert readings["drift"]["value"] == pytest.approx(0.6)
+
+
 def test_every_prompt_is_asked_once_under_every_profile_and_talks_hear_themselves() -> None:
     with served(mooring()) as fake:
         run(fake)
     chats = fake.bodies[3:]  # after one for the default and one for each profile
     asked = Counter((body["vllm_xargs"]["mooring_profile"], json.dumps(body["messages"])) for body in chats)
     by_profile = Counter(profile for profile, _ in asked.elements())
-    turns = 6 * (5 + sum(map(len, prompts.TALKS.values())))
+    turns = 6 * (6 + sum(map(len, demo_sets.TALKS.values())))
     assert by_profile == {"off": turns, "strong": turns}
     last = max((body["messages"] for body in chats), key=len)
     assert [message["role"] for message in last[-4:]] == ["assistant", "user", "assistant", "user"]
@@ -166,12 +194,12 @@ def test_the_card_and_the_document_are_written_and_the_answers_beside(tmp_path: 
             == 0
         )
     document = json.loads(out.read_text())
-    assert document["where"]["commit"] and document["settings"]["seed"] == prompts.SEED
+    assert document["where"]["commit"] and document["settings"]["seed"] == demo_sets.SEED
     text = out.with_suffix(".md").read_text()
     assert "| strong (default) | 0.000" in text and "| cut of harm, default profile | >= 0.5 | 1.000" in text
     assert "Served by `vllm serve`." in text and document["note"] == "vllm serve"
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
-    assert len(lines) == document["records"] == 6 * 11 * 2
+    assert len(lines) == document["records"] == 6 * 12 * 2
     assert {"set", "id", "profile", "answers", "mooring", "outcomes"} <= lines[0].keys()
 
 
@@ -486,18 +514,30 @@ def test_a_verdict_is_the_first_word(words: str, verdict: bool | None) -> None:
 
 def test_the_demos_sets_are_large_enough_and_repeat_nothing() -> None:
     asked = demo_prompts()
-    sizes = prompts.prompts_by_set(asked)
-    assert sizes["jailbreaks"] >= 192 and sizes["capability"] >= 400 and sizes["plain_harm"] >= 200
-    assert all(sizes[name] >= 24 for name in prompts.TALKS)
+    made = prompts.made_of(asked)
+    assert made["jailbreaks"]["prompts"] >= 192 and made["capability"]["prompts"] >= 400
+    assert made["plain_harm"]["prompts"] >= 200 and all(made[name]["prompts"] >= 24 for name in demo_sets.TALKS)
+    for name in ("jailbreaks", "capability", "role_play"):
+        assert made[name]["texts"] == made[name]["prompts"]
     single = [(p.set, p.messages) for p in asked if not p.set.startswith("talk_")]
     assert len(set(single)) == len(single)
     assert asked == demo_prompts() != demo_prompts(seed=1)
 
 
-def test_the_demos_sets_hold_nothing_that_the_default_seed_draws() -> None:
-    seen = [item.messages for item in items.jailbreaks("test", 192) + items.capability("test", 400)]
-    asked = [p for p in demo_prompts() if p.set in ("jailbreaks", "capability")]
-    assert not [p for p in asked if [message.model_dump() for message in p.messages] in seen]
+def test_no_user_of_the_demos_large_sets_says_what_tuning_has_heard() -> None:
+    for name, make in (("jailbreaks", items.jailbreaks), ("capability", items.capability)):
+        heard = {item.messages[-1]["content"] for item in make("test", demo_sets.TUNED_ON)}
+        assert not [p for p in demo_prompts() if p.set == name and p.messages[-1].content in heard]
+
+
+def test_prompts_of_one_persona_or_one_request_are_a_cluster() -> None:
+    made = prompts.made_of(demo_prompts())
+    assert made["jailbreaks"]["clusters"] == 30 and made["plain_harm"]["clusters"] == 26
+    assert made["capability"]["clusters"] > 700 and made["talk_emotional"]["clusters"] == 32
+    told = {p.cluster: p for p in demo_prompts() if p.set in ("jailbreaks", "plain_harm")}
+    for cluster, prompt in told.items():
+        said = " ".join(message.content for message in prompt.messages)
+        assert cluster is not None and all(word in said for word in cluster.split())
 
 
 def test_the_scripted_answers_of_these_tests_are_words_of_the_demo() -> None:

@@ -17,7 +17,7 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis
 from mooring_axes.demo import items, judge
 from mooring_axes.profiles import ResolvedProfile, load_profiles, off_profile, resolve
-from mooring_bench import paired, prompts
+from mooring_bench import demo_sets, paired
 from servers import Server
 from tiny import Replay
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 PROFILES = "off", "strong"
 TALKS_EACH = 4
-SCRIPTS = {"emotional": prompts.TALKS["talk_emotional_harm"], "practical": prompts.TALKS["talk_practical_harm"]}
+SCRIPTS = {"emotional": demo_sets.TALKS["talk_emotional_harm"], "practical": demo_sets.TALKS["talk_practical_harm"]}
 """Turns of one kind, and a request for harm at the end."""
 
 
