@@ -133,6 +133,7 @@ def make_plan(options: argparse.Namespace, rest: Sequence[str], environment: Map
         added[sessions.ALIASES_VARIABLE] = ",".join(options.session_alias)
     added |= location.variables(options.history, options.history_days, environment)
     notes.append(location.described({**environment, **added}))
+    notes += _who_may_erase(rest, {**environment, **added})
     if options.experiment is not None:
         added[experiments.EXPERIMENT_VARIABLE] = str(Path(options.experiment).absolute())
     notes += describe_experiment({**environment, **added}, settings)
@@ -360,6 +361,15 @@ def _split_additional_config(rest: Sequence[str]) -> tuple[list[str], dict[str, 
         else:
             left.append(word)
     return left, given
+
+
+def _who_may_erase(rest: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """What to tell the operator of a history that is open to all; a --config file may name a key, and is not read."""
+    given = {argument.split("=")[0].replace("_", "-") for argument in rest}
+    kept = environment[location.HISTORY_VARIABLE] != location.OFF
+    if not kept or given & {"--api-key", "--config"} or environment.get("VLLM_API_KEY"):
+        return []
+    return ["there is no API key: whoever reaches the port may list and erase sessions (--api-key, or VLLM_API_KEY)"]
 
 
 def describe_experiment(environment: Mapping[str, str], settings: Settings) -> list[str]:

@@ -45,6 +45,16 @@ def test_a_history_is_kept_unless_it_is_switched_off(tmp_path: Path) -> None:
     assert off.environment[HISTORY_VARIABLE] == "off" and "no history of turns is kept" in off.notes
 
 
+def test_a_history_that_all_may_read_and_erase_is_spoken_of() -> None:
+    def said(*arguments: str, **environment: str) -> bool:
+        return any("list and erase sessions" in note for note in planned(*arguments, **environment).notes)
+
+    assert said() and said(VLLM_API_KEY="")
+    assert not said("--history", "off") and not said(VLLM_API_KEY="secret")
+    for given in (("--api-key", "secret"), ("--api-key=secret",), ("--api_key", "secret"), ("--config", "x.yaml")):
+        assert not said(*given)
+
+
 def test_without_a_folder_for_state_it_is_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert planned().environment[HISTORY_VARIABLE] == f"{tmp_path}/.local/state/mooring/history.sqlite"
