@@ -136,6 +136,7 @@ def _conversations() -> list[Json]:
 SESSIONS: Final = """\
 Prometheus holds no conversation: a label per session would be a series per session, and who may see a dashboard may \
 not see a person's talk. The server's history has them, behind its API key:
+[**the sessions that drift most**](${mooring_url}/playground/sessions.html). The same in a shell, and turn by turn:
 
 ```
 curl '${mooring_url}/v1/mooring/sessions?order=drift&limit=20' -H "Authorization: Bearer $VLLM_API_KEY"

@@ -45,6 +45,10 @@ class FakeServer(Fake):
     """Frames of text after which the stream ends as if it were whole, but for its end."""
     readings: bool = True
     thinking: str = ""
+    truncated: bool = False
+    """Whether replies say that not all tokens have numbers of their own."""
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    """Of the history, worst first; pages hold two."""
     left: list[str] = field(default_factory=list)
     """Profiles of the requests whose client went away in the middle."""
     replies: list[dict[str, Any]] = field(default_factory=list)
@@ -55,6 +59,7 @@ class FakeServer(Fake):
             Route("/v1/models", self.guarded(self.models)),
             Route("/v1/mooring/profiles", self.guarded(self.told_profiles)),
             Route("/v1/mooring/axis", self.guarded(self.told_axis)),
+            Route("/v1/mooring/sessions", self.guarded(self.told_sessions)),
             Route("/v1/chat/completions", self.guarded(self.chat), methods=["POST"]),
             *playground.router.routes,
         ]
@@ -88,6 +93,12 @@ class FakeServer(Fake):
         return JSONResponse({"digest": DIGEST, "model": self.model, "hidden_size": 8, "model_layers": 8,
                              "monitored_layer": MONITORED, "layers": layers})  # fmt: skip
 
+    async def told_sessions(self, request: Request) -> Response:
+        assert request.query_params["order"] == "drift"
+        start = int(request.query_params.get("cursor", 0))
+        more = str(start + 2) if len(self.sessions) > start + 2 else None
+        return JSONResponse({"sessions": self.sessions[start : start + 2], "next": more})
+
     def _completion(self, messages: Messages, profile: str | None) -> Response:
         assert profile is not None
         frames = self._frames(self.bodies[-1], profile)
@@ -117,7 +128,7 @@ class FakeServer(Fake):
                     finished = True
                     return
             count = len(thoughts) + len(words) + 1  # with the end-of-text token, which is never measured
-            summary = made.summary() | {"tokens": made.tokens(count - 1)}
+            summary = made.summary() | {"tokens": made.tokens(count - 1) | {"truncated": self.truncated}}
             self.replies.append(summary | {"body": body})
             yield made.frame({"content": ""}, count, "stop", **(summary if self.readings else {}))
             yield b"data: [DONE]\n\n"

@@ -38,10 +38,10 @@ def opened(browser: BrowserContext) -> Iterator[Opens]:
     """
     pages: list[tuple[Watched, FakeServer, tuple[str, ...]]] = []
 
-    def open_page(fake: FakeServer, below: str = "", errors: tuple[str, ...] = ()) -> Page:
+    def open_page(fake: FakeServer, below: str = "", errors: tuple[str, ...] = (), file: str = "") -> Page:
         watched = Watched(browser)
         pages.append((watched, fake, errors))
-        watched.page.goto(f"{fake.url}{below}/playground")
+        watched.page.goto(f"{fake.url}{below}/playground{file}")
         return watched.page
 
     yield open_page
@@ -74,6 +74,12 @@ def numbers(page: Page, turn: int, side: str) -> dict[str, float | None]:
         "row => Object.fromEntries([...row.querySelectorAll('td')].map(td => [td.dataset.name, td.firstChild.value]))"
     )
     return {name: float(value) if value else None for name, value in found.items()}
+
+
+def drawn(page: Page, chart: str) -> dict[str, list[float | None]]:
+    """What a chart's lines go through."""
+    _, left, right = page.locator(f"#chart-{chart}").evaluate("root => root.chart.plot.data")
+    return {"left": left, "right": right}
 
 
 # The files
@@ -148,8 +154,9 @@ def test_a_default_that_may_not_be_asked_for_is_not_named(opened: Opens) -> None
         expect(page.get_by_label("Left profile").locator("option")).to_have_text(["calm", "strong (default)"])
         expect(page.get_by_label("Right profile")).to_have_value("calm")
         say(page, "one")
-        asked = {body["vllm_xargs"].get("mooring_profile") for body in fake.bodies}
-        assert asked == {None, "calm"}
+        asked = {body["vllm_xargs"].get("mooring_profile"): body.get("session_id") for body in fake.bodies}
+        assert asked.keys() == {None, "calm"}
+        assert asked[None] is None and asked["calm"], "an experiment would deal an unnamed profile's session to an arm"
 
 
 def test_the_numbers_on_the_page_are_those_of_the_replies(fake: FakeServer, opened: Opens) -> None:
@@ -167,7 +174,17 @@ def test_the_numbers_on_the_page_are_those_of_the_replies(fake: FakeServer, open
         side = "left" if reply["profile"] == "strong" else "right"
         expect(page.locator(f'tr[data-turn="{reply["turn"]}"][data-side="{side}"] td').first).to_be_visible()
         assert numbers(page, reply["turn"], side)["projection"] == reply["layers"]["4"]["projection"]
-    assert "left (strong)" in (page.locator("#chart-turns").get_attribute("aria-label") or "")
+        assert drawn(page, "turns")[side][reply["turn"] - 1] == reply["layers"]["4"]["projection"]
+    page.locator("#layer").select_option("3")
+    page.locator("#turn").select_option(label="2")
+    told = {("left" if reply["profile"] == "strong" else "right", reply["turn"]): reply for reply in fake.replies}
+    for side in ("left", "right"):
+        expect(page.locator("#numbers thead")).to_contain_text("layer 3")
+        assert drawn(page, "turns")[side] == [told[side, turn]["projection"] for turn in (1, 2, 3)]
+        assert drawn(page, "tokens")[side] == made_for(told[side, 2]).projections[3].tolist()
+    last = {side: f"{told[side, 3]['projection']:.2f}".replace("-", "\u2212") for side in ("left", "right")}
+    label = f"Latest: Turn 3: left (strong) {last['left']}, right (off) {last['right']}."
+    assert label in (page.locator("#chart-turns").get_attribute("aria-label") or "")
 
 
 @pytest.mark.parametrize("per_frame", [1, 3])
@@ -202,6 +219,44 @@ def test_text_and_readings_of_tokens_find_each_other(opened: Opens, per_frame: i
 
 def made_for(reply: dict[str, Any]) -> Made:
     return Made(reply["body"], reply["profile"], reply["measured_tokens"], 0)
+
+
+def test_a_layer_without_a_floor_says_so_and_leads_to_one_that_has(fake: FakeServer, opened: Opens) -> None:
+    page = opened(fake)
+    note, show = page.locator("#uncapped"), page.get_by_role("button", name="Show layer 4")
+    expect(note).to_contain_text("No floor at layer 3: neither profile caps it.")
+    assert [line["name"] for line in chart_lines(page)] == ["default", "role"]
+    show.focus()
+    page.keyboard.press("Enter")
+    expect(note).to_be_hidden()
+    expect(page.locator("#layer")).to_have_value("4")
+    expect(page.locator("#layer")).to_be_focused()
+    assert [line for line in chart_lines(page) if line["name"] == "floor"] == [
+        {"name": "floor", "value": FLOORS["strong"][4], "kind": "left"}
+    ]
+    page.locator("#layer").select_option("3")
+    expect(show).to_be_visible()
+    page.get_by_label("Left profile").select_option("off")
+    expect(note).to_be_hidden()  # there is no floor anywhere
+
+
+def chart_lines(page: Page) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = page.locator("#chart-turns").evaluate("root => root.chart.lines")
+    return found
+
+
+def test_tokens_that_have_no_numbers_of_their_own_are_told(opened: Opens, tmp_path: Path) -> None:
+    with served(FakeServer(truncated=True, answer=lambda messages, profile: "a b c")) as fake:
+        page = opened(fake)
+        say(page, "one")
+        expect(answer(page, 1, "left").locator(".foot")).to_contain_text("only its first 3 tokens one by one")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export").click()
+        download.value.save_as(tmp_path / "talk.json")
+        page.reload()
+        expect(page.locator("#served")).to_contain_text("fake")
+        page.locator("#file").set_input_files(tmp_path / "talk.json")
+        expect(answer(page, 1, "left").locator(".foot")).to_contain_text("only its first 3 tokens one by one")
 
 
 def test_lifted_tokens_are_marked_in_steps_with_a_legend(opened: Opens) -> None:
@@ -336,6 +391,68 @@ def test_the_key_is_asked_for_and_kept_no_longer_than_the_tab(opened: Opens) -> 
         expect(page.locator("#served")).to_contain_text("fake")
         assert page.evaluate("JSON.stringify(localStorage)") == "{}"
         assert page.evaluate("document.cookie") == ""
+
+
+def test_a_key_that_is_not_given_leaves_a_way_to_give_it(opened: Opens) -> None:
+    with served(FakeServer(key="right")) as fake:
+        page = opened(fake, errors=("401",))
+        dialog = page.get_by_role("dialog", name="API key")
+        for way_back in (page.get_by_role("button", name="Enter a key"), page.get_by_role("button", name="API key")):
+            expect(dialog).to_be_visible()
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("alert")).to_contain_text("wants an API key")
+            way_back.focus()
+            page.keyboard.press("Enter")
+        page.get_by_label("Key", exact=True).fill("right")
+        page.keyboard.press("Enter")
+        expect(page.locator("#served")).to_contain_text("fake")
+        expect(page.get_by_role("alert")).to_be_hidden()
+        say(page, "one")
+        expect(page.locator(".answer[data-status=done]")).to_have_count(2)
+
+
+# The sessions that drift most
+
+
+def kept(session: str, drift: float) -> dict[str, Any]:
+    return {"session": session, "identity": "client", "model": "fake", "profile": "strong", "arm": "none",
+            "first_at": 1_790_000_000.0, "last_at": 1_790_000_060.0, "turns": 3, "mean_drift": drift / 2,
+            "max_drift": drift, "last_drift": None, "lifted_share": 0.25}  # fmt: skip
+
+
+def test_sessions_are_listed_page_by_page_as_the_api_tells_them(opened: Opens) -> None:
+    names = ["worst", HOSTILE, "x" * 128]
+    with served(FakeServer(sessions=[kept(name, 1.5 - place) for place, name in enumerate(names)])) as fake:
+        page = opened(fake)
+        page.get_by_role("link", name="Sessions that drift most").click()
+        rows = page.locator("#sessions tbody tr")
+        expect(rows).to_have_count(2)
+        page.get_by_role("button", name="Show more").click()
+        expect(rows).to_have_count(3)
+        expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+        assert rows.locator("th").evaluate_all("cells => cells.map(cell => cell.textContent)") == names
+        told = rows.nth(0).locator("data").evaluate_all("all => all.map(data => data.value)")
+        assert told == ["3", "1.5", "0.75", "", "0.25"]
+        assert page.locator("#sessions img, #sessions script").count() == 0
+        for width in (1440, 380):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=SCREENSHOTS / f"playground-sessions-{width}.png")
+        page.get_by_role("link", name="Playground").click()
+        expect(page.locator("#served")).to_contain_text("fake")
+
+
+def test_the_list_of_sessions_asks_for_the_key_and_says_when_there_is_none(opened: Opens) -> None:
+    with served(FakeServer(key="right")) as fake:
+        page = opened(fake, errors=("401",), file="/sessions.html")
+        expect(page.get_by_role("dialog", name="API key")).to_be_visible()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Enter a key").click()
+        page.get_by_label("Key", exact=True).fill("right")
+        page.keyboard.press("Enter")
+        expect(page.locator("#sessions")).to_contain_text("No session has a drift yet.")
+        expect(page.get_by_role("alert")).to_be_hidden()
 
 
 # The page around it

@@ -268,6 +268,7 @@ def test_the_playground_shows_a_capped_and_an_uncapped_talk_as_the_api_tells_the
             "body => [...body.rows].map(row => [row.dataset.side, row.dataset.turn,"
             " ...[...row.querySelectorAll('td data')].map(data => Number(data.value))])"
         )
+        _, *lines = page.locator("#chart-turns").evaluate("root => root.chart.plot.data")
         texts = page.locator("#turns > li:nth-child(6) .text").all_inner_texts()
         told = [final_reading(request.response().text()) for request in replies]
     assert watched.errors == [] and watched.hosts == {f"127.0.0.1:{server.port}"}
@@ -276,6 +277,7 @@ def test_the_playground_shows_a_capped_and_an_uncapped_talk_as_the_api_tells_the
     sides = {"strong": "left", "off": "right"}
     assert shown == {(sides[m["profile"]], m["turn"]): tuple(m[name] for name in names) for m in told}
     assert len(shown) == 12
+    assert lines == [[shown[side, turn][0] for turn in range(1, 7)] for side in ("left", "right")]
     drifts = {side: [shown[side, turn][1] for turn in range(1, 7)] for side in ("left", "right")}
     assert drifts["right"][4] > 1.2 > drifts["left"][4] and drifts["left"][5] < 0.5 < drifts["right"][5]
     assert judge.exact_refusal(texts[0]) and judge.harm(texts[1])

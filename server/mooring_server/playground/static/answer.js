@@ -20,6 +20,7 @@ export class Answer {
     this.finish = null; // why it ended, in the server's word
     this.generated = 0; // tokens
     this.covered = 0; // tokens whose text has come
+    this.truncated = false; // whether the server tells the numbers of its first tokens only
   }
 
   get text() {
@@ -56,6 +57,7 @@ export class Answer {
     for (const [place, index] of (tokens?.index ?? []).entries()) {
       this.readings.set(index, { projection: at(tokens.projection, place), lift: at(tokens.lift, place) });
     }
+    this.truncated ||= tokens?.truncated === true;
     if ("profile" in summary) this.summary = summary;
   }
 

@@ -26,6 +26,12 @@ export async function served() {
   return { model: models.data[0].id, axis, profiles: profiles.profiles, default: profiles.default };
 }
 
+// A page of the sessions in the server's history, those that drifted furthest first: {sessions, next}.
+export async function sessions(cursor = null) {
+  const query = new URLSearchParams({ order: "drift", limit: 50, ...(cursor ? { cursor } : {}) });
+  return (await ask(`v1/mooring/sessions?${query}`)).json();
+}
+
 // Yields the frames of one streamed chat completion.
 export async function* chat(request, signal) {
   const response = await ask("v1/chat/completions", {
@@ -70,6 +76,10 @@ async function ask(path, options = {}) {
   }
   if (!response.ok) throw new ApiError(await reasonOf(response), response.status);
   return response;
+}
+
+export function reason(error) {
+  return error.status ? `It answered ${error.status}: ${error.message}` : error.message;
 }
 
 async function reasonOf(response) {

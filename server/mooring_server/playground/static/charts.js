@@ -12,6 +12,7 @@ export class Chart {
   // `least` is the number of places on the x axis to begin with, `first` the number of the first.
   constructor(root, readout, { first, least, points }) {
     Object.assign(this, { root, readout, first, least, points });
+    root.chart = this; // for whoever reads the page by program
     this.data = [[], [], []];
     this.lines = [];
     this.names = ["", ""]; // of the columns' profiles

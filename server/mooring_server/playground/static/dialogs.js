@@ -1,5 +1,6 @@
 // What the page asks and tells outside the conversation: modal dialogs, and the notice under the top bar.
 
+import { key } from "./api.js";
 import { $ } from "./dom.js";
 
 // Resolves to whether the dialog's form was submitted.
@@ -12,12 +13,20 @@ export function ask(dialog) {
   );
 }
 
-// With `again`, what its button does; without, the button closes it. No text: no notice.
-export function notice(text, again = null) {
+// Resolves to whether a key was given.
+export async function askForKey() {
+  if (!(await ask($("key-dialog")))) return false;
+  key.set($("key-input").value.trim());
+  $("key-input").value = "";
+  return true;
+}
+
+// With `again`, what its button does, and how that is called; without, the button closes it. No text: no notice.
+export function notice(text, again = null, called = "Try again") {
   $("notice").hidden = text === null;
   $("notice").querySelector("p").textContent = text ?? "";
   const button = $("notice").querySelector("button");
-  button.textContent = again ? "Try again" : "Close";
+  button.textContent = again ? called : "Close";
   button.onclick = again ?? (() => notice(null));
 }
 

@@ -32,8 +32,8 @@ export function toFile(talk, served, profiles, sampling) {
 
 function answerToFile(answer) {
   const tokens = [...answer.readings].map(([index, reading]) => ({ index, ...reading }));
-  const { profile, status, finish, error, thinking, text, pieces, generated, summary } = answer;
-  return { profile, status, finish, error, thinking, text, pieces, generated, mooring: summary, tokens };
+  const { profile, status, finish, error, thinking, text, pieces, generated, summary, truncated } = answer;
+  return { profile, status, finish, error, thinking, text, pieces, generated, mooring: summary, tokens, truncated };
 }
 
 // {talk, served, profiles, sampling} of a file's text.
@@ -123,6 +123,7 @@ function readAnswer(data, place) {
     );
     answer.readings.set(count(token.index, `${at}.index`), { projection, lift });
   }
+  answer.truncated = data.truncated === true;
   answer.summary = data.mooring === null ? null : readSummary(data.mooring, `${place}.mooring`);
   return answer;
 }

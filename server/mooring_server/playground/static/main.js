@@ -1,14 +1,14 @@
 // The page: what it holds, what its controls do, and when it is drawn anew.
 
-import { ApiError, chat, key, served as fetchServed } from "./api.js";
+import { ApiError, chat, key, reason, served as fetchServed } from "./api.js";
 import { Answer } from "./answer.js";
 import { Chart } from "./charts.js";
-import { ask, notice } from "./dialogs.js";
+import { ask, askForKey, notice } from "./dialogs.js";
 import { $, el } from "./dom.js";
 import { examplesFor } from "./examples.js";
 import { FileError, fromFile, MOST_BYTES, readServed, toFile } from "./file.js";
 import { Head } from "./heads.js";
-import { drift, percent, lifted, perToken, perTurn, references, rounded } from "./numbers.js";
+import { drift, firstCapped, percent, lifted, perToken, perTurn, references, rounded } from "./numbers.js";
 import { Scale } from "./scale.js";
 import { drawTokens, Numbers } from "./tables.js";
 import { SIDES, Talk } from "./talk.js";
@@ -37,7 +37,7 @@ async function start() {
   try {
     live = readServed(await fetchServed(), "the server's answer");
   } catch (error) {
-    if (error.status === 401) return askForKey(start);
+    if (error.status === 401) return wantKey(start);
     return notice(`The server could not be asked what it serves. ${reason(error)}`, start);
   }
   $("key").hidden = !key.get();
@@ -133,7 +133,7 @@ function fail(answer, controller, error) {
   answer.status = "failed";
   const message = error instanceof ApiError ? error.message : `The page failed: ${error.message}`;
   answer.error = { message, status: error.status ?? 0 };
-  if (error.status === 401) askForKey();
+  if (error.status === 401) wantKey();
 }
 
 function retry(side, turn) {
@@ -239,23 +239,17 @@ function same(a, b) {
 
 // The key, and what would be lost
 
-function askForKey(then = () => {}) {
-  ask($("key-dialog")).then((given) => {
-    if (!given) return;
-    key.set($("key-input").value.trim());
-    $("key-input").value = "";
-    $("key").hidden = false;
-    if (live) then();
-    else start();
-  });
+async function wantKey(then = () => {}) {
+  if ($("key-dialog").open) return;
+  $("key").hidden = false;
+  const given = await askForKey();
+  if (given && live) then();
+  else if (given) start();
+  else if (!live) notice("This server wants an API key before it says what it serves.", () => wantKey(), "Enter a key");
 }
 
 async function mayReplace() {
   return !talk.turns.length || ask($("replace-dialog"));
-}
-
-function reason(error) {
-  return error.status ? `It answered ${error.status}: ${error.message}` : error.message;
 }
 
 // Drawing
@@ -288,7 +282,18 @@ function draw() {
   tokenChart.describe(`Projection per token at layer ${layer}`);
   numbersTable.draw(talk, shown, layer);
   if ($("token-details").open) drawTokens($("token-table"), turn, shown, layer);
+  drawUncapped(layer, lines);
   drawControls();
+}
+
+// Where drift is read is mostly before the first cap, so the charts begin without a floor: say so, and where there is one.
+function drawUncapped(layer, lines) {
+  const capped = firstCapped(shown, profiles);
+  const [words, button] = $("uncapped").children;
+  $("uncapped").hidden = capped === null || lines.some((line) => line.kind !== "mean");
+  words.textContent = `No floor at layer ${layer}: neither profile caps it.`;
+  button.textContent = `Show layer ${capped}`;
+  button.value = capped;
 }
 
 function drawControls() {
@@ -351,10 +356,17 @@ $("file").addEventListener("change", () => {
   $("file").value = "";
   if (file) load(file);
 });
-$("key").addEventListener("click", () => askForKey(start));
+$("key").addEventListener("click", () => wantKey(start));
 $("theme").addEventListener("click", () => window.toggleTheme());
 $("colour").addEventListener("change", recolour);
 for (const id of ["layer", "turn"]) $(id).addEventListener("change", render);
 $("token-details").addEventListener("toggle", render);
+$("uncapped")
+  .querySelector("button")
+  .addEventListener("click", (event) => {
+    $("layer").value = event.currentTarget.value;
+    $("layer").focus(); // the button goes
+    render();
+  });
 
 start();

@@ -48,6 +48,13 @@ export function references(served, profiles, layer) {
   return lines.filter((line) => Number.isFinite(line.value));
 }
 
+// The first layer at which one of the chosen profiles has a floor or a ceiling; null where there is none.
+export function firstCapped(served, profiles) {
+  const remaps = SIDES.flatMap((side) => Object.entries(profileOf(served, profiles[side])?.layers ?? {}));
+  const capped = remaps.filter(([, { floor, ceiling }]) => Number.isFinite(floor) || Number.isFinite(ceiling));
+  return capped.length ? Math.min(...capped.map(([layer]) => Number(layer))) : null;
+}
+
 // 0 = the default Assistant, 1 = the mean role-play: the reply's own number, or while it streams that of its tokens.
 export function drift(answer, served) {
   if (answer.summary) return answer.summary.drift ?? null;

@@ -39,14 +39,15 @@ export class Talk {
     ];
   }
 
-  // The body of the request for a column's answer. The default profile may be one that cannot be asked for by name.
+  // The body of the request for a column's answer. The default profile may be one that cannot be asked for by name: then
+  // no session is named either, because an experiment would deal one that asks for no profile to an arm, and count it.
   request(side, turn, served, sampling) {
     const { name, selectable } = served.profiles.find((profile) => profile.name === turn[side].profile);
     return {
       model: served.model,
       messages: this.messages(side, turn),
       ...sampling,
-      session_id: `${this.session}-${side}`,
+      ...(selectable ? { session_id: `${this.session}-${side}` } : {}),
       stream_options: { include_usage: true, continuous_usage_stats: true },
       vllm_xargs: { mooring_tokens: 1, ...(selectable ? { mooring_profile: name } : {}) },
     };

@@ -127,6 +127,7 @@ function footOf(answer, served) {
   } else if (!answer.running) parts.push("not measured");
   const { summary } = answer;
   if (summary && !summary.complete) parts.push("some readings did not come in time");
+  if (answer.truncated) parts.push(`only its first ${answer.readings.size} tokens one by one`);
   if (summary?.monitored_after_cap) parts.push("measured after a cap");
   if (summary && summary.profile !== answer.profile) parts.push(`ran under ${summary.profile}`);
   return parts.join(" · ");
