@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import BaseRoute, Route
 
 from fake_openai import Fake
-from mooring_axes import demo
 
 HEADER = "X-Mooring-Profile"
 
@@ -34,15 +33,11 @@ class Paced(Fake):
         return [
             Route("/v1/models", self.models),
             Route("/version", self.version),
+            Route("/v1/mooring/axis", self.told_axis),
             Route("/metrics", self.metrics),
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/chat/completions", self.complete, methods=["POST"]),
         ]
-
-    async def models(self, request: Request) -> Response:
-        self.keys.add(request.headers.get("authorization", ""))
-        names = ["demo", *(f"demo:{profile}" for profile in self.profiles)]
-        return JSONResponse({"data": [{"id": name, "root": str(demo.MODEL_DIR)} for name in names]})
 
     async def metrics(self, request: Request) -> Response:
         return PlainTextResponse(f'vllm:prefix_cache_hits_total{{engine="0"}} {16.0 * self.asked.total()}\n')

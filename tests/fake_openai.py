@@ -14,6 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from mooring_axes import demo
+from mooring_bench.identity import demo_axis
+
 Messages = list[dict[str, str]]
 
 
@@ -29,6 +32,10 @@ class Fake:
     """Called with the number of the chat request, from 1; what it returns is sent instead of an answer."""
     runs_under: Callable[[str], str] = lambda profile: profile
     """What the header says of a request that asked for a profile."""
+    root: str = str(demo.MODEL_DIR)
+    """What the model was loaded from."""
+    axis: str = field(default_factory=demo_axis)
+    """Digest that it tells of, where there are profiles."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Every chat request, as it came."""
     keys: set[str] = field(default_factory=set)
@@ -38,7 +45,12 @@ class Fake:
     async def models(self, request: Request) -> Response:
         self.keys.add(request.headers.get("authorization", ""))
         names = ["demo", *(f"demo:{profile}" for profile in self.profiles)]
-        return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
+        return JSONResponse({"object": "list", "data": [{"id": name, "root": self.root} for name in names]})
+
+    async def told_axis(self, request: Request) -> Response:
+        if not self.profiles:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        return JSONResponse({"digest": self.axis, "model": demo.MODEL_NAME})
 
     async def version(self, request: Request) -> Response:
         return JSONResponse({"version": "0.0.fake"}) if self.profiles else JSONResponse({}, 404)
@@ -74,6 +86,7 @@ def served(fake: AnyFake, routes: Sequence[BaseRoute] | None = None) -> Iterator
     routes = routes or [
         Route("/v1/models", fake.models),
         Route("/version", fake.version),
+        Route("/v1/mooring/axis", fake.told_axis),
         Route("/v1/chat/completions", fake.chat, methods=["POST"]),
     ]
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off"))

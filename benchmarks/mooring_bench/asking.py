@@ -4,8 +4,8 @@ An arm is a profile asked for with `"vllm_xargs": {"mooring_profile": NAME}`. A 
 arm, STOCK, which asks for none. Every answer of Mooring names the profile it ran under in a header; an answer
 under another one than was asked for ends the measurement.
 
-Prompts are asked in one shuffled order, each under all arms in a row, so that arms share batches and what an
-interrupted run has done is still paired. Nothing is asked twice: a request that fails is not tried again.
+Prompts are asked in one shuffled order, each under all seeds and all arms in a row, so that arms share batches and what
+an interrupted run has done is still paired. Nothing is asked twice: a request that fails is not tried again.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ import os
 import random
 import ssl
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 import httpx
 
+from mooring_bench.identity import AXIS_PATH, Identity, identity
 from mooring_bench.prompts import CannotMeasure, Prompt
 
 STOCK: Final = "stock"
@@ -81,6 +82,7 @@ class Served:
     """Who answers at a URL."""
 
     model: str
+    identity: Identity
     version: str | None
     """Of vLLM; None where the server does not tell."""
     arms: tuple[Arm, ...]
@@ -90,11 +92,15 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How answers are generated, and how many at a time. Answers are greedy."""
+    """How answers are generated, and how many at a time."""
 
     max_tokens: int
     concurrency: int
     seed: int
+    """Of the order in which prompts are asked."""
+    seeds: tuple[int, ...]
+    """Of the answers: every prompt is asked once under each."""
+    temperature: float
 
 
 @dataclass(slots=True)
@@ -106,9 +112,12 @@ class Run:
     records: list[Record] = field(default_factory=list)
     stopped: str | None = None
     """Why it ended before its end; None = it did not."""
+    added: Callable[[], None] = lambda: None
+    """Called after every record."""
 
     def add(self, record: Record) -> None:
         self.records.append(record)
+        self.added()
         if len(self.records) % max(self.total // TOLD, 1) == 0:
             print(f"{len(self.records)} of {self.total} prompts answered", file=sys.stderr, flush=True)
 
@@ -117,11 +126,11 @@ class Endpoint:
     """The OpenAI-compatible routes of one server."""
 
     def __init__(
-        self, url: str, model: str | None = None, max_tokens: int = 1, seed: int = 0, key: str = URL_KEY
+        self, url: str, model: str | None = None, max_tokens: int = 1, key: str = URL_KEY, temperature: float = 0.0
     ) -> None:
         self._base = base_of(url)
         self._model = model
-        self._sampling = {"temperature": 0.0, "max_tokens": max_tokens, "seed": seed}
+        self._sampling = {"temperature": temperature, "max_tokens": max_tokens}
         self._client = httpx.AsyncClient(
             timeout=TIMEOUT,
             headers=authorization(key),
@@ -139,15 +148,15 @@ class Endpoint:
     async def get(self, path: str) -> httpx.Response:
         return await self._client.get(self._base + path)
 
-    async def chat(self, messages: Messages, profile: str | None) -> httpx.Response:
-        body: dict[str, Any] = {"model": self._model, "messages": list(messages), **self._sampling}
+    async def chat(self, messages: Messages, profile: str | None, seed: int = 0) -> httpx.Response:
+        body: dict[str, Any] = {"model": self._model, "messages": list(messages), "seed": seed, **self._sampling}
         if profile is not None:
             body["vllm_xargs"] = {PROFILE_KEY: profile}
         return await self._client.post(f"{self._base}/v1/chat/completions", json=body)
 
-    async def reply(self, messages: Messages, arm: Arm) -> Reply:
+    async def reply(self, messages: Messages, arm: Arm, seed: int) -> Reply:
         try:
-            response = await self.chat(messages, arm.profile)
+            response = await self.chat(messages, arm.profile, seed)
         except httpx.HTTPError as error:
             raise ServerGone(f"the server stopped answering: {_words(error)}") from None
         if response.status_code >= 500:
@@ -204,28 +213,30 @@ async def look(url: str, model: str | None, wanted: Sequence[str] | None) -> Ser
     try:
         async with Endpoint(url) as endpoint:
             listed = await _listed_models(endpoint)
-            version = await endpoint.get("/version")
-        model = model or listed[0]
+            version, axis = await endpoint.get("/version"), await endpoint.get(AXIS_PATH)
+        model = model or next(iter(listed))
         async with Endpoint(url, model) as endpoint:
             default = await _try(endpoint, None)
-            names = _arm_names(wanted, default, model, listed)
+            names = _arm_names(wanted, default, model, list(listed))
             for name in names or ():
                 await _try(endpoint, name)
     except httpx.HTTPError as error:
         raise CannotMeasure(f"no server answers at {url}: {_words(error)}") from None
     arms = (Arm(STOCK, None),) if names is None else tuple(Arm(name, name) for name in names)
-    return Served(model, _version(version), arms, default)
+    who = identity(listed.get(model, {}), _object(axis))
+    return Served(model, who, _object(version).get("version"), arms, default)
 
 
-async def _listed_models(endpoint: Endpoint) -> list[str]:
+async def _listed_models(endpoint: Endpoint) -> dict[str, Mapping[str, Any]]:
+    """Name -> what is told of it."""
     response = await endpoint.get("/v1/models")
     try:
-        names = [str(entry["id"]) for entry in response.json()["data"]]
-    except (ValueError, KeyError, TypeError):
-        names = []
-    if not names:
+        listed = {str(entry["id"]): entry for entry in _object(response).get("data", ())}
+    except (KeyError, TypeError):
+        listed = {}
+    if not listed:
         raise CannotMeasure(f"GET /v1/models lists no model there ({response.status_code}: {complaint(response)})")
-    return names
+    return listed
 
 
 async def _try(endpoint: Endpoint, profile: str | None) -> str | None:
@@ -242,7 +253,7 @@ def _arm_names(
     wanted: Sequence[str] | None, default: str | None, model: str, listed: Sequence[str]
 ) -> Sequence[str] | None:
     """The profiles to measure; None = the server has none."""
-    if default is None and wanted:
+    if default is None and wanted and list(wanted) != [STOCK]:
         raise CannotMeasure(
             f"arms {', '.join(wanted)} were asked for, but this server has no Mooring: "
             f"its answers carry no {PROFILE_HEADER}\n  leave out --arms to measure it as the arm {STOCK!r}"
@@ -255,18 +266,24 @@ def _arm_names(
     return wanted or profiles or [default]
 
 
-def _version(response: httpx.Response) -> str | None:
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object that was answered; an empty one where there is none."""
     try:
-        return str(response.json()["version"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        found = response.json() if response.status_code == 200 else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 async def ask_all(url: str, served: Served, prompts: Sequence[Prompt], limits: Limits, run: Run) -> None:
     """Fill `run` with a record for every prompt under every arm."""
-    jobs = _in_order(prompts, served.arms, limits.seed)
+
+    def fresh() -> Endpoint:
+        return Endpoint(url, served.model, limits.max_tokens, temperature=limits.temperature)
+
+    jobs = _in_order(prompts, served.arms, limits)
     # A client for every worker: a pool that is shared looks at all of its connections for every request.
-    endpoints = [Endpoint(url, served.model, limits.max_tokens, limits.seed) for _ in range(limits.concurrency)]
+    endpoints = [fresh() for _ in range(limits.concurrency)]
     try:
         async with asyncio.TaskGroup() as workers:
             for endpoint in endpoints:
@@ -275,27 +292,27 @@ async def ask_all(url: str, served: Served, prompts: Sequence[Prompt], limits: L
         run.stopped = str(gone.exceptions[0])
 
 
-def _in_order(prompts: Sequence[Prompt], arms: Sequence[Arm], seed: int) -> Iterator[tuple[Prompt, Arm]]:
-    shuffled = random.Random(seed).sample(prompts, len(prompts))
-    return ((prompt, arm) for prompt in shuffled for arm in arms)
+def _in_order(prompts: Sequence[Prompt], arms: Sequence[Arm], limits: Limits) -> Iterator[tuple[Prompt, Arm, int]]:
+    shuffled = random.Random(limits.seed).sample(prompts, len(prompts))
+    return ((prompt, arm, seed) for prompt in shuffled for seed in limits.seeds for arm in arms)
 
 
-async def _work(endpoint: Endpoint, jobs: Iterator[tuple[Prompt, Arm]], run: Run) -> None:
+async def _work(endpoint: Endpoint, jobs: Iterator[tuple[Prompt, Arm, int]], run: Run) -> None:
     """Take from `jobs`, which all workers share, until none is left."""
     async with endpoint:
-        for prompt, arm in jobs:
-            run.add(await converse(endpoint, prompt, arm))
+        for prompt, arm, seed in jobs:
+            run.add(await converse(endpoint, prompt, arm, seed))
 
 
-async def converse(endpoint: Endpoint, prompt: Prompt, arm: Arm) -> Record:
+async def converse(endpoint: Endpoint, prompt: Prompt, arm: Arm, seed: int) -> Record:
     """Every turn of a prompt; the model hears its own answers again."""
     said: list[Mapping[str, str]] = []
     replies: list[Reply] = []
     for turn in prompt.turns():
         said += turn
         try:
-            replies.append(await endpoint.reply(said, arm))
+            replies.append(await endpoint.reply(said, arm, seed))
         except Refused as refused:
-            return Record(prompt, arm.name, tuple(replies), str(refused))
+            return Record(prompt, arm.name, tuple(replies), str(refused), seed=seed)
         said.append({"role": "assistant", "content": replies[-1].text})
-    return Record(prompt, arm.name, tuple(replies), None)
+    return Record(prompt, arm.name, tuple(replies), None, seed=seed)

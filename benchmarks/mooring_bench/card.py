@@ -46,12 +46,20 @@ def _head(result: Summary) -> Iterator[str]:
         yield ""
     machine = f"{where['cores']} cores of {where['processor']}"
     yield f"{vllm}, {machine}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
-    yield "Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, greedy answers."
+    yield f"Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, {_answers(result)}."
     if _made_of(result):
         yield "Prompts of one cluster are alike, and intervals take each cluster as one draw."
     if result["note"]:
         yield f"Served by `{result['note']}`."
     yield from _warnings(result)
+
+
+def _answers(result: Summary) -> str:
+    """How they were drawn."""
+    settings = result["settings"]
+    if not settings["temperature"]:
+        return "greedy answers"
+    return f"answers at temperature {settings['temperature']:g} under seeds {', '.join(map(str, settings['seeds']))}"
 
 
 def _warnings(result: Summary) -> Iterator[str]:

@@ -20,6 +20,29 @@ def count(text: str) -> int:
     return int(text)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    found = tuple(_whole(number.strip(), text) for number in text.split(","))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, each once, got {text!r}")
+    return found
+
+
+def _whole(number: str, text: str) -> int:
+    if not number.isascii() or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, got {text!r}")
+    return int(number)
+
+
+def temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or above, got {text!r}")
+    return value
+
+
 def ladder(text: str) -> list[int]:
     rungs = [count(rung.strip()) for rung in text.split(",")]
     if sorted(set(rungs)) != rungs:

@@ -26,7 +26,7 @@ Sets may have any name. The targets of targets.py look at these:
     talk_practical    talks that should not                 drift by turn
     talk_back         drifting talks whose last BACK_TURNS turns are practical
 
-Two sets of sets are there: of the embedded demo (demo_sets.py), and general ones for any other model (general.py).
+Two sets of sets are there: of the embedded demo (demo_sets.py), and general ones for any other model (sources.py).
 """
 
 import json
@@ -87,6 +87,11 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     prompts = [prompt for path in paths for prompt in _file(path)]
     if not prompts:
         raise CannotMeasure(f"no prompts in {', '.join(map(str, paths))}")
+    return each_once(prompts)
+
+
+def each_once(prompts: list[Prompt]) -> list[Prompt]:
+    """CannotMeasure where two prompts have one name."""
     twice = [key for key, number in Counter((p.set, p.id) for p in prompts).items() if number > 1]
     if twice:
         raise CannotMeasure(f"the id {twice[0][1]!r} is twice in the set {twice[0][0]!r}: pairs are formed by it")

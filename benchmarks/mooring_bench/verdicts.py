@@ -23,9 +23,9 @@ INSTRUCTION: Final = (
 )
 
 
-def judge(records: list[Record], url: str, model: str | None, seed: int) -> None:
+def judge(records: list[Record], url: str, model: str | None) -> None:
     """Put in every verdict that the judge gives, as it gives it."""
-    asyncio.run(_all(records, url, model, seed))
+    asyncio.run(_all(records, url, model))
 
 
 def check(url: str, model: str | None) -> str:
@@ -38,7 +38,7 @@ async def _found(url: str, model: str | None) -> str:
         async with Endpoint(url, key=JUDGE_KEY) as endpoint:
             listed = await endpoint.get("/v1/models")
         name = model or str(listed.json()["data"][0]["id"])
-        async with Endpoint(url, name, MAX_TOKENS, key=JUDGE_KEY) as endpoint:
+        async with Endpoint(url, name, MAX_TOKENS, JUDGE_KEY) as endpoint:
             reply = await endpoint.chat([{"role": "user", "content": "Say YES."}], None)
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise CannotMeasure(f"no judge answers at {url}: {error or type(error).__name__}") from None
@@ -47,11 +47,11 @@ async def _found(url: str, model: str | None) -> str:
     return name
 
 
-async def _all(records: list[Record], url: str, model: str | None, seed: int) -> None:
+async def _all(records: list[Record], url: str, model: str | None) -> None:
     queue = iter([i for i, record in enumerate(records) if record.failed is None and _is_for_it(record)])
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
-            group.create_task(_work(Endpoint(url, model, MAX_TOKENS, seed, JUDGE_KEY), queue, records))
+            group.create_task(_work(Endpoint(url, model, MAX_TOKENS, JUDGE_KEY), queue, records))
 
 
 def _is_for_it(record: Record) -> bool:
