@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ class Paced(Fake):
     dies_after: int = 1_000_000
     """Requests; all later ones are answered with 500."""
     asked: Counter[str] = field(default_factory=Counter)
+    salts: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Profile -> the cache salts that its requests had."""
     flying: Counter[str] = field(default_factory=Counter)
     together: set[tuple[str, ...]] = field(default_factory=set)
     """Sets of profiles that were in flight at once."""
@@ -54,6 +57,7 @@ class Paced(Fake):
             return JSONResponse({"error": {"message": f"{asked!r} is not a profile that can be chosen here"}}, 400)
         profile = asked or (self.profiles[-1] if self.profiles else "")
         self.asked[profile] += 1
+        self.salts[profile].add(body.get("cache_salt", ""))
         headers = {HEADER: self.runs_under(profile)} if profile else {}
         tokens = body.get("max_completion_tokens") or body["max_tokens"]
         if not body.get("stream"):
@@ -65,8 +69,9 @@ class Paced(Fake):
         self.flying[profile] += 1
         self.together.add(tuple(sorted(name for name, count in self.flying.items() if count)))
         try:
-            for _ in range(tokens):
-                await asyncio.sleep(self.pace * self.slower.get(profile, 1.0))
+            began, step = time.monotonic(), self.pace * self.slower.get(profile, 1.0)
+            for number in range(tokens):  # by the clock, so that what a token costs here does not add to its step
+                await asyncio.sleep(began + (number + 1) * step - time.monotonic())
                 choice: dict[str, Any] = {"delta": {"content": " a"}} if chat else {"text": " a"}
                 yield f"data: {json.dumps({'choices': [{'index': 0, **choice}]})}\n\n"
             yield f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 4, 'completion_tokens': tokens}})}\n\n"

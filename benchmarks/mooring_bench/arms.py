@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, STOCK_KEY, URL_KEY, authorization, base_of, complaint
+from mooring_bench.identity import AXIS_PATH, Identity, identity
 from mooring_bench.prompts import CannotMeasure
 
 PATIENCE: Final = httpx.Timeout(60.0, connect=10.0)
@@ -121,6 +122,15 @@ def tokenizer_of(arm: Arm, given: str | None) -> str:
     if arm.tokenizer and Path(arm.tokenizer).is_dir():
         return arm.tokenizer
     raise CannotMeasure("name the model's tokenizer, which random prompts are made with: --tokenizer FOLDER|HUB-NAME")
+
+
+def identity_of(arm: Arm) -> Identity:
+    """Of the model that it is sent to."""
+    axis: dict[str, Any] = {}
+    if arm.profile is not None:
+        told = httpx.get(arm.base + AXIS_PATH, headers=authorization(arm.key), timeout=PATIENCE)
+        axis = told.json() if told.status_code == 200 else {}
+    return identity({"root": arm.tokenizer}, axis)
 
 
 def cached_tokens(arm: Arm) -> float | None:

@@ -9,50 +9,55 @@ An arm is a profile, `default` that of requests which name none, and `stock` the
 one arm is in flight at a time: in one batch the arms would pay for each other, and look alike. A round has one block
 per arm and rung of concurrency, in the order of blocks.py (two arms: ABBA), and asks the same of every arm. How much a
 block asks is found out before, so that the first arm takes --block-seconds. A warm-up of every arm and rung is thrown
-away. The first arm is the baseline: ratios are arm / baseline of one round, and the null is the baseline against itself
-in neighbouring rounds. blocks.py says how intervals are made.
+away. Every block has prompts and a `cache_salt` of its own, so that no arm finds in the prefix cache what another arm
+or an earlier block has left there; within a block, talks find what they have said. The first arm is the baseline:
+ratios are arm / baseline of one round, and the null is the baseline against itself in neighbouring rounds. blocks.py
+says how intervals are made.
 
 OPENAI_API_KEY is sent to URL if it is set, and MOORING_STOCK_API_KEY to the server of --stock.
 
 Output: a card for people, then the very last line of stdout is one JSON document with every block. --out writes the
 document, and a page with plots beside it with the ending .html.
 
-Exit code 0: measured to the end. 1 or 130: a server went away, or somebody pressed Ctrl-C; what was measured until then
-is written and marked "partial". 2: something to put right first.
+Exit code 0: measured to the end. 1 or 130: a server went away, or somebody pressed Ctrl-C or sent SIGTERM; what was
+measured until then is written and marked "partial". 2: something to put right first.
 """
 
 import argparse
 import json
+import secrets
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mooring_bench.arms import Arm, cached_tokens, find, tokenizer_of
+from mooring_bench.arms import Arm, cached_tokens, find, identity_of, tokenizer_of
 from mooring_bench.blocks import orders
-from mooring_bench.demo_sets import SEED, demo_prompts
+from mooring_bench.demo_sets import SEED
 from mooring_bench.heard import Heard
 from mooring_bench.load_page import page
 from mooring_bench.load_result import card, compared
 from mooring_bench.options import check_writable, count, ladder, names, seconds
-from mooring_bench.prompts import CannotMeasure, read_prompts
+from mooring_bench.prompts import CannotMeasure
 from mooring_bench.record import save, where
+from mooring_bench.sources import prompts_of, usual
 from mooring_bench.stock_client import OneTurn
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
 from mooring_bench.talks import Talks
 
 BLOCKS, MIXED = "blocks", "mixed"
 PILOT_SECONDS: Final = 3.0
-INTERRUPTED: Final = "interrupted"
 GONE: Final = "a server went away"
 
 
 class Load(Protocol):
-    """What is sent."""
+    """What is sent; what has one salt may share a prefix cache."""
 
-    def send(self, arm: Arm, requests: int, concurrency: int, seed: int) -> Heard: ...
-    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int) -> list[Heard]: ...
+    def send(self, arm: Arm, requests: int, concurrency: int, seed: int, salt: str) -> Heard: ...
+    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int, salt: str) -> list[Heard]: ...
 
 
 @dataclass
@@ -67,15 +72,31 @@ class Run:
     """Rung -> requests of a block; of each arm, where they are mixed."""
     blocks: list[dict[str, Any]] = field(default_factory=list)
     stopped: str | None = None
+    name: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Of this run among all that a server has seen."""
+
+    def seed(self, what: str, rung: int, number: int) -> int:
+        """Of the prompts of one block: the same for every arm, and for no other block."""
+        return zlib.crc32(f"{self.options.seed} {what} {rung} {number}".encode())
+
+    def salt(self, what: str, rung: int, number: int, arm: str) -> str:
+        return f"{self.name} {zlib.crc32(f'{what} {rung} {number} {arm}'.encode()):08x}"
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
-        run = prepare(options)
+        with sigterm_as_ctrl_c():
+            return _main(options)
     except CannotMeasure as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED_CODE
+
+
+def _main(options: argparse.Namespace) -> int:
+    run = prepare(options)
     try:
         measure(run)
     except KeyboardInterrupt:
@@ -83,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     except CannotMeasure as error:
         run.stopped = str(error)
     publish(run)
-    return 130 if run.stopped == INTERRUPTED else 1 if run.stopped else 0
+    return INTERRUPTED_CODE if run.stopped == INTERRUPTED else 1 if run.stopped else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--workload", choices=["random", "talks", "sharegpt"], default="random")
     own.add_argument("--input-tokens", type=count, default=128, metavar="N", help="of a random prompt (%(default)s)")
     own.add_argument("--output-tokens", type=count, default=64, metavar="N", help="of an answer (%(default)s)")
-    own.add_argument("--talks", type=Path, metavar="FILE", help="JSONL as of `bench quality`; else the demo's talks")
+    own.add_argument("--talks", type=Path, metavar="FILE", help="JSONL as of `bench quality`; else its own")
     own.add_argument("--sharegpt", metavar="FILE", help="of --workload sharegpt")
     own.add_argument("--model", help="name of the model; without it, the first that the server lists")
     own.add_argument("--tokenizer", metavar="PATH|NAME", help="that makes prompts; without it, the served model's")
@@ -127,7 +148,7 @@ def prepare(options: argparse.Namespace) -> Run:
 
 def _load(options: argparse.Namespace, arm: Arm) -> Load:
     if options.workload == "talks":
-        prompts = read_prompts([options.talks]) if options.talks else demo_prompts(options.seed)
+        prompts = prompts_of([str(options.talks or usual(identity_of(arm)))], options.seed)
         several = [prompt for prompt in prompts if sum(1 for _ in prompt.turns()) > 1]
         if not several:
             raise CannotMeasure(f"{options.talks} holds no talk of several turns")
@@ -156,7 +177,8 @@ def measure(run: Run) -> None:
 
 def warm_up(run: Run, arm: Arm, rung: int, number: int) -> None:
     """Two waves that are thrown away; an arm without a single success could not be measured."""
-    heard = run.load.send(arm, 2 * rung, rung, run.options.seed + 1000 + number)
+    own = run.seed("warm-up", rung, number), run.salt("warm-up", rung, number, arm.name)
+    heard = run.load.send(arm, 2 * rung, rung, *own)
     if not heard.whole:
         reason = heard.errors[0] if heard.errors else "nothing came back"
         raise CannotMeasure(f"no request of arm {arm.name!r} succeeds: {reason}")
@@ -166,7 +188,8 @@ def _size(run: Run, rung: int) -> int:
     """Requests that keep the baseline busy for a block, in whole waves."""
     asked, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < min(PILOT_SECONDS, run.options.block_seconds):
-        heard = run.load.send(run.arms[0], 2 * rung, rung, run.options.seed + 2000 + asked)
+        own = run.seed("pilot", rung, asked), run.salt("pilot", rung, asked, run.arms[0].name)
+        heard = run.load.send(run.arms[0], 2 * rung, rung, *own)
         if not heard.whole:
             raise CannotMeasure(f"{GONE}: no request of arm {run.arms[0].name!r} succeeds any more: {heard.errors[:1]}")
         asked += 2 * rung
@@ -179,7 +202,8 @@ def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     arms = {arm.name: arm for arm in run.arms}
     for place, name in enumerate(order):
         before = cached_tokens(arms[name])
-        heard = run.load.send(arms[name], run.requests[rung], rung, run.options.seed + number)
+        own = run.seed("round", rung, number), run.salt("round", rung, number, name)
+        heard = run.load.send(arms[name], run.requests[rung], rung, *own)
         after = cached_tokens(arms[name])
         cached = None if after is None or before is None else round(after - before)
         note(run, name, number, rung, place, heard, cached)
@@ -188,7 +212,8 @@ def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
 def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     """All arms in one batch; their order says who is asked first."""
     arms = sorted(run.arms, key=lambda arm: order.index(arm.name))
-    found = run.load.send_mixed(arms, run.requests[rung], rung, run.options.seed + number)
+    own = run.seed("round", rung, number), run.salt("round", rung, number, MIXED)
+    found = run.load.send_mixed(arms, run.requests[rung], rung, *own)
     for place, (arm, heard) in enumerate(zip(arms, found, strict=True)):
         note(run, arm.name, number, rung, place, heard, None)
 

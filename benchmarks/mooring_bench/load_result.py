@@ -12,8 +12,10 @@ from typing import Any, Final
 from mooring_bench.blocks import estimate, null, paired, rounded
 
 SHOWN: Final = {
-    "tokens_per_s": "tokens/s", "ttft_ms.p50": "TTFT p50", "ttft_ms.p99": "TTFT p99", "itl_ms.p50": "ITL p50",
-    "itl_ms.p99": "ITL p99", "e2e_ms.p50": "E2E p50", "e2e_ms.p99": "E2E p99",
+    "tokens_per_s": "tokens/s",
+    "ttft_ms.p50": "TTFT p50", "ttft_ms.p90": "TTFT p90", "ttft_ms.p99": "TTFT p99",
+    "itl_ms.p50": "ITL p50", "itl_ms.p90": "ITL p90", "itl_ms.p99": "ITL p99",
+    "e2e_ms.p50": "E2E p50", "e2e_ms.p90": "E2E p90", "e2e_ms.p99": "E2E p99",
 }  # fmt: skip
 """Number of a block -> how it is called."""
 Blocks = Sequence[Mapping[str, Any]]

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -30,16 +31,17 @@ class OneTurn(NamedTuple):
     sharegpt: str | None = None
     """A file; None makes random prompts."""
 
-    def send(self, arm: Arm, requests: int, concurrency: int, seed: int) -> Heard:
+    def send(self, arm: Arm, requests: int, concurrency: int, seed: int, salt: str) -> Heard:
         """One arm alone."""
         header = [word for name, value in arm.headers.items() for word in ("--header", f"{name}={value}")]
-        (heard,) = split(self._run(arm, requests, concurrency, seed, header), 1)
+        (heard,) = split(self._run(arm, requests, concurrency, seed, [*_salted(salt), *header]), 1)
         return heard
 
-    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int) -> list[Heard]:
-        """All arms of one server at once, in turn; `requests` of each."""
+    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int, salt: str) -> list[Heard]:
+        """All arms of one server at once, in turn; `requests` of each, and no prompt is given to two."""
         names = ["--lora-modules", *(arm.alias for arm in arms), "--lora-assignment", "round-robin"]
-        return split(self._run(arms[0], requests * len(arms), concurrency, seed, names), len(arms))
+        result = self._run(arms[0], requests * len(arms), concurrency, seed, [*_salted(salt), *names])
+        return split(result, len(arms))
 
     def _run(self, arm: Arm, requests: int, concurrency: int, seed: int, more: Sequence[str]) -> dict[str, Any]:
         words = [
@@ -63,6 +65,10 @@ class OneTurn(NamedTuple):
             return ["--dataset-name", "sharegpt", "--dataset-path", self.sharegpt, *limit]
         sizes = ["--random-input-len", str(self.input_tokens), "--random-output-len", str(self.output_tokens)]
         return ["--dataset-name", RANDOM, *sizes]
+
+
+def _salted(salt: str) -> list[str]:
+    return ["--extra-body", json.dumps({"cache_salt": salt})]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -24,22 +25,34 @@ DATA: Final = "data: "
 DONE: Final = "[DONE]"
 
 
+class Asked(NamedTuple):
+    """What is the same in every request of a block."""
+
+    tokens: int
+    salt: str
+
+    def salt_of(self, arm: Arm) -> str:
+        """Arms that share a batch share no cache."""
+        return f"{self.salt} {zlib.crc32(arm.name.encode()):08x}"
+
+
 class Talks(NamedTuple):
-    """Conversations to hold. What a prefix cache knows from earlier blocks is the same for all arms, and is told."""
+    """Conversations to hold, salted by block and arm: a prefix cache knows nothing from earlier blocks."""
 
     prompts: Sequence[Prompt]
     output_tokens: int
 
-    def send(self, arm: Arm, requests: int, concurrency: int, seed: int) -> Heard:
+    def send(self, arm: Arm, requests: int, concurrency: int, seed: int, salt: str) -> Heard:
         """`requests` conversations of one arm."""
-        (heard,) = asyncio.run(_hold([arm], _drawn(self.prompts, requests, seed), concurrency, self.output_tokens))
+        asked = Asked(self.output_tokens, salt)
+        (heard,) = asyncio.run(_hold([arm], _drawn(self.prompts, requests, seed), concurrency, asked))
         return heard
 
-    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int) -> list[Heard]:
+    def send_mixed(self, arms: Sequence[Arm], requests: int, concurrency: int, seed: int, salt: str) -> list[Heard]:
         """`requests` conversations of each arm, in turn, all at once."""
         drawn = _drawn(self.prompts, requests, seed)
         jobs = [prompt for prompt in drawn for _ in arms]
-        return asyncio.run(_hold(arms, jobs, concurrency, self.output_tokens))
+        return asyncio.run(_hold(arms, jobs, concurrency, Asked(self.output_tokens, salt)))
 
 
 def _drawn(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
@@ -48,26 +61,26 @@ def _drawn(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     return list(itertools.islice(itertools.cycle(shuffled), count))
 
 
-async def _hold(arms: Sequence[Arm], jobs: Sequence[Prompt], concurrency: int, tokens: int) -> list[Heard]:
+async def _hold(arms: Sequence[Arm], jobs: Sequence[Prompt], concurrency: int, asked: Asked) -> list[Heard]:
     found = [Heard() for _ in arms]
     queue = iter([(arms[i % len(arms)], found[i % len(arms)], prompt) for i, prompt in enumerate(jobs)])
     began = time.perf_counter()
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(_work(client, queue, tokens))
+                group.create_task(_work(client, queue, asked))
     for heard in found:
         heard.seconds = time.perf_counter() - began
     return found
 
 
-async def _work(client: httpx.AsyncClient, queue: Iterator[tuple[Arm, Heard, Prompt]], tokens: int) -> None:
+async def _work(client: httpx.AsyncClient, queue: Iterator[tuple[Arm, Heard, Prompt]], asked: Asked) -> None:
     for arm, heard, prompt in queue:
         said: list[dict[str, str]] = []
         for turn in prompt.turns():
             said += turn
             try:
-                answer = await _turn(client, arm, said, tokens, heard)
+                answer = await _turn(client, arm, said, asked, heard)
             except (httpx.HTTPError, _Failed) as error:
                 heard.errors.append(str(error) or type(error).__name__)
                 break
@@ -79,11 +92,11 @@ class _Failed(Exception):
 
 
 async def _turn(
-    client: httpx.AsyncClient, arm: Arm, said: Sequence[dict[str, str]], tokens: int, heard: Heard
+    client: httpx.AsyncClient, arm: Arm, said: Sequence[dict[str, str]], asked: Asked, heard: Heard
 ) -> str:
     body = {
-        "model": arm.model, "messages": list(said), "max_tokens": tokens, "temperature": 0.0, "stream": True,
-        "stream_options": {"include_usage": True},
+        "model": arm.model, "messages": list(said), "max_tokens": asked.tokens, "temperature": 0.0, "stream": True,
+        "stream_options": {"include_usage": True}, "cache_salt": asked.salt_of(arm),
     }  # fmt: skip
     began, last, first, gaps, text, generated = time.perf_counter(), 0.0, 0.0, [], [], 0
     url = f"{arm.base}/v1/chat/completions"
