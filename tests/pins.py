@@ -40,6 +40,7 @@ BATCH_V1, BLOCKS_V1 = "v1/worker/gpu_input_batch.py", "v1/worker/block_table.py"
 STATES_V2, BLOCKS_V2 = "v1/worker/gpu/states.py", "v1/worker/gpu/block_table.py"
 WORKER, SCHEDULED = "v1/worker/gpu_worker.py", "v1/core/sched/output.py"
 ENGINE, REQUEST, PARALLEL = "v1/engine/core.py", "v1/request.py", "v1/engine/parallel_sampling.py"
+CONFIG_PARALLEL = "config/parallel.py"
 NORM, IR = "model_executor/layers/layernorm.py", "ir/ops/layernorm.py"
 PLUGINS, ENDPOINTS = "plugins/__init__.py", "plugins/endpoint_plugins/interface.py"
 OPENAI = "entrypoints/openai"
@@ -176,6 +177,34 @@ PINS = [
     Pin(f"{OPENAI}/responses/serving.py", "OpenAIServingResponses", "self.engine_client.generate(", "answers"),
     Pin(f"{OPENAI}/responses/serving.py", "OpenAIServingResponses", "ResponseCompletedEvent(", "our object's place"),
     Pin("entrypoints/anthropic/serving.py", "", 'wrap_data_with_event(data, "message_delta")', "our object's place"),
+    Pin("config/structured_outputs.py", "StructuredOutputsConfig", "reasoning_parser: str", "thinking is left out"),
+    Pin("reasoning/abs_reasoning_parsers.py", "ReasoningParser.reasoning_start_str", "(self)", "marks of thinking"),
+    Pin("reasoning/abs_reasoning_parsers.py", "ReasoningParser.reasoning_end_str", "(self)", "marks of thinking"),
+    Pin("reasoning/abs_reasoning_parsers.py", "ReasoningParserManager.get_reasoning_parser", "(name)",
+        "marks of thinking"),
+    Pin(f"{OPENAI}/responses/protocol.py", "ResponsesRequest", "background: bool", "it is answered later: unmeasured"),
+    # what is refused
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "prefill_context_parallel_size: int", "refused"),
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "decode_context_parallel_size: int", "refused"),
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "def use_sequence_parallel_moe(self)", "refused"),
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "def use_ubatching(self)", "refused"),
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "nnodes: int", "readings go over TCP between nodes"),
+    Pin(CONFIG_PARALLEL, "ParallelConfig", "data_parallel_size_local: int", "readings go over TCP between nodes"),
+    Pin("config/cache.py", "CacheConfig", "kv_sharing_fast_prefill: bool", "refused"),
+    Pin("config/scheduler.py", "SchedulerConfig", "async_scheduling: bool | None", "refused with speculation"),
+    Pin("config/model.py", "ModelConfig", "self.runner_type =", "refused unless it generates"),
+    Pin("config/model.py", "ModelConfig", "def is_hybrid(self)", "refused"),
+    Pin("config/model.py", "ModelConfig", "def is_encoder_decoder(self)", "refused"),
+    Pin("config/model.py", "ModelConfig", "def architecture(self)", "which modules are norms"),
+    Pin("config/vllm.py", "VllmConfig", "speculative_config: SpeculativeConfig | None", "refused on V2"),
+    Pin("config/vllm.py", "VllmConfig", "kv_transfer_config: KVTransferConfig | None", "refused"),
+    Pin("config/vllm.py", "VllmConfig", "additional_config: dict", "the settings travel in it"),
+    Pin("envs.py", "", "VLLM_BATCH_INVARIANT: bool", "refused"),
+    Pin("envs.py", "", "VLLM_USE_RUST_FRONTEND: bool", "refused"),
+    Pin("envs.py", "", "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION: bool", "refused"),
+    # offline
+    Pin("v1/engine/llm_engine.py", "LLMEngine.__init__", "self.engine_core =", "an offline engine is shut down"),
+    Pin("v1/engine/llm_engine.py", "LLMEngine.__init__", "self.vllm_config =", "what the probes must fit"),
     Pin(ENDPOINTS, "attach_endpoint_plugins", "plugin.attach_router(app)", "the middleware goes in there"),
     Pin(ENDPOINTS, "init_endpoint_plugins_state", "await plugin.init_state(", "what is raised there stops the start"),
     Pin("entrypoints/launchers/app.py", "build_app", "attach_endpoint_plugins(app, supported_tasks)",

@@ -200,9 +200,9 @@ def refuse_unsupported(config: Any) -> None:
     refused = {
         f"the {model.runner_type} runner (only text generation is capped)": model.runner_type != "generate",
         "micro-batching (leave out --enable-dbo and --ubatch-size)": parallel.use_ubatching,
-        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "decode context parallelism": getattr(parallel, "decode_context_parallel_size", 1) > 1,
-        "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
+        "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
+        "decode context parallelism": parallel.decode_context_parallel_size > 1,
+        "sequence-parallel MoE": parallel.use_sequence_parallel_moe,
         "--kv-sharing-fast-prefill": cache.kv_sharing_fast_prefill,
         "a KV connector (--kv-transfer-config): its blocks are not proven to carry the salt": (
             config.kv_transfer_config is not None

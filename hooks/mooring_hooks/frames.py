@@ -15,7 +15,7 @@ The sender may drop a frame, and counts it; it never blocks the model.
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -74,8 +74,7 @@ def decode(payload: bytes, sites: int, slots: int) -> tuple[Frame, list[int], li
     """The frame, its ticket numbers and counts; `sites` is how many the model has, `slots` how many its table."""
     try:
         frame = _DECODER.decode(payload)
-        numbers = np.frombuffer(frame.numbers, "<i8").tolist()
-        counts = np.frombuffer(frame.counts, "<i4").tolist()
+        numbers, counts = _answers(frame.numbers, frame.counts)
     except (msgspec.DecodeError, ValueError) as error:
         raise MalformedFrame(str(error)) from None
     if not (0 <= frame.first and 0 < frame.sites and frame.first + frame.sites <= sites and frame.dropped >= 0):
@@ -88,6 +87,12 @@ def decode(payload: bytes, sites: int, slots: int) -> tuple[Frame, list[int], li
     if found.max(initial=0) >= slots:
         raise MalformedFrame(f"slot {found.max()}, and the table has {slots}")
     return frame, numbers, counts
+
+
+@lru_cache(64)
+def _answers(numbers: bytes, counts: bytes) -> tuple[list[int], list[int]]:
+    """Remembered, because most steps are of the same answers as the step before; not to be changed."""
+    return np.frombuffer(numbers, "<i8").tolist(), np.frombuffer(counts, "<i4").tolist()
 
 
 def record_size(sites: int) -> int:
@@ -150,9 +155,7 @@ class Sender:
     def send(self, address: str, key: str, numbers: bytes, counts: bytes, words: Words) -> None:
         """Push one frame, or count it as dropped; `numbers` and `counts` as a frame has them."""
         dropped = self._dropped[address]
-        frame = Frame(
-            self._first, self._sites, dropped - self._told[address], numbers, counts, words.tobytes()
-        )
+        frame = Frame(self._first, self._sites, dropped - self._told[address], numbers, counts, words.tobytes())
         way = self._ways.get(address) or self._way(address, key)
         if way(encode(frame)):
             self._told[address] = dropped

@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -47,6 +48,24 @@ class Rows(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def where(self, kept: npt.NDArray[np.bool_] | slice) -> "Rows":
+        return Rows(self.index[kept], self.slots[kept], self.projections[:, kept])
+
+    def since(self, start: int) -> "Rows":
+        """Those of tokens from the `start`-th on."""
+        return self if start == 0 else self.where(self.index >= start)
+
+    def first(self, count: int) -> "Rows":
+        return self if len(self) <= count else self.where(slice(count))
+
+    @staticmethod
+    def joined(rows: "Sequence[Rows]") -> "Rows":
+        """One after the other; one at least."""
+        if len(rows) == 1:
+            return rows[0]
+        index, slots, projections = zip(*rows, strict=True)
+        return Rows(np.concatenate(index), np.concatenate(slots), np.concatenate(projections, axis=1))
 
 
 class Counts(NamedTuple):
@@ -157,18 +176,20 @@ class Inbox:
                 stages[frame.first].append(data[at:end])
             at = end
 
-    def collect(self, number: int, tokens: int | None) -> Rows:
-        """The rows of an answer's first `tokens` positions that have come at every site, or of all; complete if there
-        are `tokens` of them."""
+    def collect(self, number: int, tokens: int | None, start: int = 0) -> Rows:
+        """The rows of an answer's positions from `start` to `tokens` that have come at every site, or of all from
+        there; complete if there are `tokens - start` of them. Costs what comes after `start`, not the whole answer."""
         with self._lock:
-            stages = {first: b"".join(chunks) for first, chunks in self._answers.get(number, {}).items()}
+            stages = {first: _since(chunks, start) for first, chunks in self._answers.get(number, {}).items()}
             widths = {first: self._widths[first] for first in stages}
         if sum(widths.values()) != self._sites:
             return _nothing(self._sites)
-        words = [_in_order(raw, widths[first], tokens) for first, raw in sorted(stages.items())]
-        if len(words) > 1:
-            common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
-            words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
+        words = [_in_order(raw, widths[first], start, tokens) for first, raw in sorted(stages.items())]
+        if len(words) == 1:
+            (whole,) = words
+            return Rows(whole[:, INDEX], whole[:, SLOT], whole.view("<f4")[:, HEAD:].T)
+        common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
+        words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
         values = [w.view("<f4")[:, HEAD:] for w in words]
         return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
 
@@ -203,15 +224,28 @@ def _nothing(sites: int) -> Rows:
     return Rows(empty, empty, np.zeros((sites, 0), np.float32))
 
 
-def _in_order(raw: bytes, sites: int, tokens: int | None) -> npt.NDArray[np.int32]:
-    """(T, 2 + sites) words by rising index below `tokens`, of each index the last."""
+def _since(chunks: list[bytes], start: int) -> bytes:
+    """The last chunks, back to one that begins at `start` or before: positions come in order, and again in order
+    where they are computed a second time."""
+    if start == 0:
+        return b"".join(chunks)
+    place = len(chunks)
+    while place > 0:
+        place -= 1
+        if int.from_bytes(chunks[place][:4], "little", signed=True) <= start:
+            break
+    return b"".join(chunks[place:])
+
+
+def _in_order(raw: bytes, sites: int, start: int, tokens: int | None) -> npt.NDArray[np.int32]:
+    """(T, 2 + sites) words by rising index from `start` to below `tokens`, of each index the last."""
     words = np.frombuffer(raw, "<i4").reshape(-1, HEAD + sites)
-    index = words[:, INDEX]
-    if tokens is None:
-        tokens = len(words)  # not what the highest index says, which somebody else may have made up
-    if np.array_equal(index[:tokens], np.arange(tokens)) and (index[tokens:] >= tokens).all():
-        return words[:tokens]
-    kept = np.flatnonzero((index >= 0) & (index < tokens))
-    last = np.full(tokens, -1)
+    index = words[:, INDEX] - start
+    # Of all: not what the highest index says, which somebody else may have made up.
+    count = len(words) if tokens is None else max(tokens - start, 0)
+    if np.array_equal(index[:count], np.arange(count)) and (index[count:] >= count).all():
+        return words[:count]
+    kept = np.flatnonzero((index >= 0) & (index < count))
+    last = np.full(count, -1)
     last[index[kept]] = kept  # numpy keeps the last of equal indices
     return words[last[last >= 0]]

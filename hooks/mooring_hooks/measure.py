@@ -50,6 +50,8 @@ class Measure:
         self._remaps = [np.moveaxis(table.remaps[:, slot, :, None], 1, 0) for slot in range(table.slots)]
         """Per slot: scale, shift, floor and ceiling, each (S, 1)."""
         self._acts = table.acts
+        self._touches = table.acts.any(axis=0).tolist()
+        """Per slot: whether it acts anywhere."""
         means = [(a.default_mean, a.role_mean) for a in table.axis_facts]
         self._means = [None if d is None or r is None else (d[self.monitored], r[self.monitored]) for d, r in means]
         self._axis_of = table.axis_of
@@ -60,36 +62,43 @@ class Measure:
 
     def read(self, rows: Rows, slot: int, complete: bool) -> Reading:
         """`slot` is the answer's profile; every row is judged by the slot it ran in."""
-        lifts = self._lifts(rows)
+        lifts = self.lifts(rows)
         if not len(rows):
             return Reading(0, complete, None, None, None, None, {}, rows.index, rows.projections, lifts)
-        lifted = lifts != 0
-        means = rows.projections.mean(axis=1, dtype=np.float64)
-        lift, share = lifts.mean(axis=1, dtype=np.float64), lifted.mean(axis=1)
-        acts = self._acts[:, slot]
+        count, lifted, acts = len(rows), lifts != 0, self._acts[:, slot]
+        means = rows.projections.sum(axis=1, dtype=np.float64) / count
+        lift, share = lifts.sum(axis=1, dtype=np.float64) / count, lifted.sum(axis=1) / count
         projection = float(means[self.monitored])
         return Reading(
-            tokens=len(rows),
+            tokens=count,
             complete=complete,
             projection=projection,
             drift=self._drift(projection, slot),
-            lifted_share=float(lifted.any(axis=0).mean()),
-            mean_lift=float(lift[acts].mean()) if acts.any() else 0.0,
+            lifted_share=float(np.count_nonzero(lifted.any(axis=0)) / count),
+            mean_lift=float(lift[acts].mean()) if self._touches[slot] else 0.0,
             layers=dict(zip(self.layers, zip(means.tolist(), lift.tolist(), share.tolist(), strict=True), strict=True)),
             index=rows.index,
             projections=rows.projections,
             lifts=lifts,
         )
 
-    def _lifts(self, rows: Rows) -> FloatArray:
+    def lifts(self, rows: Rows) -> FloatArray:
+        """(S, T)"""
+        first = int(rows.slots[0]) if len(rows) else 0
+        if (rows.slots == first).all():  # as nearly always
+            return self._lifts_in(first, rows.projections)
         found = np.zeros_like(rows.projections)
         for slot in {*rows.slots.tolist()}:
-            if self._acts[:, slot].any():
-                scale, shift, floor, ceiling = self._remaps[slot]
-                ran = rows.slots == slot
-                p = rows.projections[:, ran]
-                found[:, ran] = np.minimum(np.maximum(scale * p + shift, floor), ceiling) - p
+            ran = rows.slots == slot
+            found[:, ran] = self._lifts_in(slot, rows.projections[:, ran])
         return found
+
+    def _lifts_in(self, slot: int, projections: FloatArray) -> FloatArray:
+        if not self._touches[slot]:
+            return np.zeros_like(projections)
+        scale, shift, floor, ceiling = self._remaps[slot]
+        lifts: FloatArray = np.minimum(np.maximum(scale * projections + shift, floor), ceiling) - projections
+        return lifts
 
     def _drift(self, projection: float, slot: int) -> float | None:
         means = self._means[int(self._axis_of[slot])]

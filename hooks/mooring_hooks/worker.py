@@ -76,6 +76,8 @@ class Capping:
         self._settings, self._slot_rows = settings, SlotRows(settings)
         self._ledgers: list[BlockLedger] = []
         self._step: tuple[Step, np.ndarray] | None = None
+        self.proven = False
+        """Whether the last self-test has passed."""
         runner.follow(self.before_step, self.after_step)
 
     def set_rows(self, slots: np.ndarray) -> None:
@@ -88,6 +90,8 @@ class Capping:
         async_tensor_h2d(whole, out=self.rows)
 
     def before_step(self, step: Step) -> None:
+        if not self.proven:
+            raise CannotServe("the self-test has not passed, so no request is answered\n  restart the server")
         slots = self._slot_rows.of(step.batch)
         self.set_rows(slots)
         self._keep_ledgers(step, slots)
@@ -196,11 +200,16 @@ class Worker(_platform_worker()):  # type: ignore[misc]
             )
 
     def mooring_selftest(self) -> None:
-        """Raise unless every site of this process caps, and its cap reaches the next one in the served graph."""
+        """Raise unless every site of this process caps, and its cap reaches the next one in the served graph.
+
+        Whoever called for it may go on after that: until the test passes no request is run any more.
+        """
+        self.capping.proven = False
         with torch.no_grad():
             probe_sites(self.capping.sites, self.capping.set_rows)
             for dummy in self.capping.runner.dummies(ROWS):
                 probe_graph(self.capping.sites, self.capping.set_rows, dummy)
+        self.capping.proven = True
 
     def mooring_watch(self, prefix: str) -> None:
         self.capping.watch.begin(prefix)

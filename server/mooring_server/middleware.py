@@ -1,22 +1,32 @@
 """Raw ASGI around vLLM's application: the profile in, the readings out.
 
 A body goes out when its readings are there, of a stream only the frame in which an answer ends waits. Whatever is
-not a successful answer of a generating endpoint passes through untouched. Once the client has its answer, or has hung
-up, whoever keeps, counts or shows answers gets the records.
+not a successful answer of a generating endpoint passes through untouched, and so does an answer of which no reading can
+be made: that is counted as lost, and fails no answer. Once the client has its answer, or has hung up, whoever keeps,
+counts or shows answers gets the records.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mooring_server.choice import HEADER
+from mooring_server.metrics import READINGS_LOST
 from mooring_server.record import Record
 from mooring_server.report import final_member, tokens_member
 from mooring_server.said import Said
 from mooring_server.splice import ROUTES, Route, into_body, into_frame, is_object
 from mooring_server.turn import CURRENT, Meter, Turn
+
+logger = logging.getLogger("mooring")
+
+
+def _failed() -> None:
+    READINGS_LOST.inc()
+    logger.exception("the reading of an answer failed; the answer goes out without it")
 
 
 class MooringMiddleware:
@@ -58,9 +68,10 @@ class Reply:
             await self._on_start(message)
         elif self._start is not None and message["type"] == "http.response.body":
             await self._on_body(message)
-        elif self._streaming and message["type"] == "http.response.body" and (chunk := message.get("body")):
-            framed = await self._framed(chunk)
-            await self._send(message if framed is chunk else {**message, "body": framed})
+        elif self._streaming and message["type"] == "http.response.body" and self._concerns(message):
+            chunk = message["body"]
+            framed = await self._or(chunk, self._framed(chunk))
+            await self._send({**message, "body": framed})
         else:
             await self._send(message)
 
@@ -69,9 +80,12 @@ class Reply:
         turn, said = self._turn, self._said
         if not self._measured or said is None or turn.profile is None or not turn.answered or self._refused:
             return
-        if self._records is None:
-            self._records = turn.records(turn.so_far(), said, finished=False)
-        turn.tell(self._records)
+        try:
+            if self._records is None:
+                self._records = turn.records(turn.so_far(), said, finished=False)
+            turn.tell(self._records)
+        except Exception:
+            _failed()
 
     async def _on_start(self, message: Message) -> None:
         headers = MutableHeaders(scope=message)
@@ -93,22 +107,43 @@ class Reply:
         assert self._start is not None
         body = b"".join(self._body)
         if self._turn.answered and is_object(body):
-            assert self._said is not None
-            self._said.body(body)
-            body = into_body(body, await self._member())
+            body = await self._or(body, self._measured_body(body))
             MutableHeaders(scope=self._start)["content-length"] = str(len(body))
         await self._send(self._start)
         await self._send({**message, "body": body})
 
+    def _concerns(self, message: Message) -> bool:
+        """Note what a piece of a stream says, and whether something is to be put into it; of most, nothing is."""
+        assert self._route is not None and self._said is not None
+        chunk: bytes = message.get("body", b"")
+        try:
+            self._said.frames(chunk)
+        except Exception:
+            _failed()
+        return self._route.last in chunk or (self._turn.wants_tokens and self._route.token in chunk)
+
+    @staticmethod
+    async def _or(otherwise: bytes, made: Awaitable[bytes]) -> bytes:
+        """What was made, or what vLLM has said where it could not be made."""
+        try:
+            return await made
+        except Exception:
+            _failed()
+            return otherwise
+
+    async def _measured_body(self, body: bytes) -> bytes:
+        assert self._said is not None
+        self._said.body(body)
+        return into_body(body, await self._member())
+
     async def _framed(self, chunk: bytes) -> bytes:
         turn, route = self._turn, self._route
-        assert route is not None and self._said is not None
-        self._said.frames(chunk)
+        assert route is not None
         if route.last in chunk:
             self._ended += chunk.count(route.last)
             if turn.answered and self._ended == max(len(turn.answers()), 1):
                 return into_frame(chunk, route.last, await self._member(), route.inner)
-        elif turn.wants_tokens and route.token in chunk and turn.measured:
+        elif turn.measured:
             member = tokens_member(turn)
             return chunk if member is None else into_frame(chunk, route.token, member)
         return chunk

@@ -16,7 +16,7 @@ import atexit
 import functools
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mooring_axes.errors import CannotServe
@@ -39,8 +39,9 @@ from mooring_server.record import readings_wanted
 from mooring_server.routes import Served, router
 from mooring_server.selftest import Answer, Ask, Prompt, Scale, Watch, probe_requests
 from mooring_server.sessions import Sessions
+from mooring_server.thinking import Thinking
 from mooring_server.tracing import TurnSpans
-from mooring_server.turn import CURRENT, Meter, Thinking, Turn, measured
+from mooring_server.turn import CURRENT, Meter, Turn, measured
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -238,22 +239,14 @@ def _own_address(parallel: Any) -> str | None:
 
 
 def _thinking(engine_client: Any) -> Thinking | None:
-    """What the server's reasoning parser marks as thinking; None without one."""
+    """The marks that the server's reasoning parser goes by; None without one."""
     name = engine_client.vllm_config.structured_outputs_config.reasoning_parser
     if not name:
         return None
     from vllm.reasoning import ReasoningParserManager
 
-    parser = ReasoningParserManager.get_reasoning_parser(name)(engine_client.get_tokenizer())
-    start = getattr(parser, "start_token_id", None)
-
-    def count(prompt: Sequence[int], answer: Sequence[int]) -> int:
-        if parser.is_reasoning_end(list(answer)):
-            return len(answer) - len(parser.extract_content_ids(list(answer)))
-        begun = start in answer or (start in prompt and not parser.is_reasoning_end(list(prompt)))
-        return len(answer) if begun else 0
-
-    return count
+    tokenizer = engine_client.get_tokenizer()
+    return Thinking.of(ReasoningParserManager.get_reasoning_parser(name)(tokenizer), tokenizer, name)
 
 
 def _turn_number(request: Any) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mooring_hooks.inbox import Rows
 from mooring_hooks.measure import Reading
 from mooring_server.record import NO_ARM, Record
 from mooring_server.turn import Turn
@@ -32,18 +33,15 @@ def final_member(turn: Turn, readings: Sequence[Reading], records: Sequence[Reco
     for answer, reading, record in zip(turn.answers(), readings, records, strict=True):
         told = _object(turn, reading, record)
         if turn.wants_tokens:
-            told["tokens"] = _tokens(turn, reading, answer.reported) | {"truncated": reading.tokens > TOKENS_MOST}
+            told["tokens"] = _tokens(turn, answer.news(TOKENS_MOST)) | {"truncated": reading.tokens > TOKENS_MOST}
         objects.append(told)
     return _member(objects)
 
 
 def tokens_member(turn: Turn) -> bytes | None:
     """`"mooring":...` for a frame in between: the tokens that have come since the last one; None if none have."""
-    objects: list[dict[str, Any]] = []
-    for answer, reading in zip(turn.answers(), turn.so_far(), strict=True):
-        objects.append({"tokens": _tokens(turn, reading, answer.reported)})
-        answer.reported = max(answer.reported, min(reading.tokens, TOKENS_MOST))
-    return _member(objects) if any(told["tokens"]["index"] for told in objects) else None
+    news = [answer.news(TOKENS_MOST) for answer in turn.drained()]
+    return _member([{"tokens": _tokens(turn, rows)} for rows in news]) if any(news) else None
 
 
 def _member(objects: Sequence[dict[str, Any]]) -> bytes:
@@ -81,18 +79,19 @@ def _head(record: Record) -> dict[str, Any]:
     return head if record.arm == NO_ARM else head | {"arm": record.arm}
 
 
-def _tokens(turn: Turn, reading: Reading, start: int) -> dict[str, Any]:
-    """Numbers of the tokens from the `start`-th measured one on."""
-    span = slice(start, TOKENS_MOST)
+def _tokens(turn: Turn, rows: Rows | None) -> dict[str, Any]:
+    """Numbers of each of these tokens."""
     layers = [str(layer) for layer in turn.measure.layers]
+    if rows is None:
+        return {"index": [], "projection": {layer: [] for layer in layers}, "lift": {layer: [] for layer in layers}}
 
     def by_layer(values: Any) -> dict[str, list[float | None]]:
-        return {layer: [_short(v) for v in row] for layer, row in zip(layers, values[:, span].tolist(), strict=True)}
+        return {layer: [_short(v) for v in row] for layer, row in zip(layers, values.tolist(), strict=True)}
 
     return {
-        "index": reading.index[span].tolist(),
-        "projection": by_layer(reading.projections),
-        "lift": by_layer(reading.lifts),
+        "index": rows.index.tolist(),
+        "projection": by_layer(rows.projections),
+        "lift": by_layer(turn.measure.lifts(rows)),
     }
 
 

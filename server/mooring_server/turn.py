@@ -25,6 +25,7 @@ from mooring_server.record import NO_ARM, Record, Sinks
 from mooring_server.said import Said
 from mooring_server.sessions import Responses, Sessions, normalised
 from mooring_server.splice import Route
+from mooring_server.thinking import Thinking
 
 PATIENCE: Final = 0.05
 """Seconds that an answer may wait for its last readings."""
@@ -41,7 +42,7 @@ class Meter:
         inbox: Inbox,
         measure: Measure,
         slots: dict[str, int],
-        thinking: "Thinking | None",
+        thinking: Thinking | None,
         sessions: Sessions,
     ) -> None:
         self.inbox, self.measure, self.slots, self.thinking = inbox, measure, slots, thinking
@@ -73,9 +74,6 @@ _NO_TOKENS: Final = np.zeros((0, 0), np.float32)
 UNMEASURED: Final = Reading(0, False, None, None, None, None, {}, np.zeros(0, np.int32), _NO_TOKENS, _NO_TOKENS)
 """Of an answer that is not measured at all."""
 
-Thinking = Callable[[Sequence[int], Sequence[int]], int]
-"""(prompt's token ids, answer's) -> how many of the answer's first tokens are thinking."""
-
 
 class Part:
     """One call of `generate`: the answers to one prompt."""
@@ -87,17 +85,19 @@ class Part:
         self.ended = False
         """Whether `generate` has said all it had to say."""
         self._tokens: list[list[int]] = [[] for _ in range(answers)]
-        self._prompt: Sequence[int] = ()
+        self._opened: bool | None = None
+        """Whether its answers begin as thinking, once that is known."""
 
     def note(self, output: Any) -> None:
         """Count the tokens of a RequestOutput, which are all so far or, in a stream, the new ones."""
         for answer in output.outputs:
             new = len(answer.token_ids)
             self.lengths[answer.index] = self.lengths[answer.index] + new if self._delta else new
-            if self._meter.thinking is not None:
+            if (thinking := self._meter.thinking) is not None:
                 kept = self._tokens[answer.index]
                 kept[len(kept) if self._delta else 0 :] = answer.token_ids
-                self._prompt = output.prompt_token_ids or ()
+                if self._opened is None and output.prompt_token_ids is not None:
+                    self._opened = thinking.opened_by(output.prompt_token_ids)
 
     def wanted(self, answer: int) -> int:
         return max(self.lengths[answer] - 1, 0)
@@ -107,23 +107,31 @@ class Part:
         """Whether it is known how many tokens there are: not of an answer that is given whole, before it is."""
         return self._delta or self.ended or any(self.lengths)
 
-    def rows(self, answer: int) -> Rows:
+    def rows(self, answer: int, start: int = 0) -> Rows:
+        """Those of positions from `start` on; one whose projection is no number has none."""
         number = self.ticket.number + answer
-        return self._meter.inbox.collect(number, self.wanted(answer) if self.known else None)
+        rows = self._meter.inbox.collect(number, self.wanted(answer) if self.known else None, start)
+        finite = np.isfinite(rows.projections)
+        return rows if finite.all() else rows.where(finite.all(axis=0))
 
     def thinking(self, answer: int) -> int:
         """How many of the answer's first tokens are not part of what it says."""
-        count = self._meter.thinking
-        return 0 if count is None else count(self._prompt, self._tokens[answer])
+        thinking = self._meter.thinking
+        return 0 if thinking is None else thinking.length(self._tokens[answer], bool(self._opened))
 
 
 class Answer:
     """What one choice of the reply reads: of one part, or of several that one answer took."""
 
-    def __init__(self, parts: Sequence[tuple[Part, int]]) -> None:
-        self._parts = parts
-        self.reported = 0
-        """Tokens whose own numbers have already gone out."""
+    def __init__(self) -> None:
+        self._parts: list[tuple[Part, int]] = []
+        self._next: list[int] = []
+        """Of each part, the first position that `news` has not told."""
+        self._told = 0
+
+    def add(self, part: Part, choice: int) -> None:
+        self._parts.append((part, choice))
+        self._next.append(0)
 
     @property
     def tokens(self) -> int:
@@ -131,12 +139,24 @@ class Answer:
 
     def rows(self) -> tuple[Rows, bool]:
         """The rows that have come, and whether that is all of them."""
-        found = [part.rows(i) for part, i in self._parts]
-        complete = all(
-            part.known and len(rows) == part.wanted(i) for rows, (part, i) in zip(found, self._parts, strict=True)
-        )
-        spoken = [_after(rows, part.thinking(i)) for rows, (part, i) in zip(found, self._parts, strict=True)]
-        return (spoken[0] if len(spoken) == 1 else _joined(spoken)), complete
+        complete, spoken = True, []
+        for part, i in self._parts:
+            rows = part.rows(i)
+            complete = complete and part.known and len(rows) == part.wanted(i)
+            spoken.append(rows.since(part.thinking(i)))
+        return Rows.joined(spoken), complete
+
+    def news(self, most: int) -> Rows | None:
+        """The rows that have come since the last call; `most` in all, and None where there are none."""
+        found = []
+        for place, (part, i) in enumerate(self._parts):
+            if self._told < most:
+                start = max(self._next[place], part.thinking(i))
+                rows = part.rows(i, start).first(most - self._told)
+                self._next[place] = int(rows.index[-1]) + 1 if len(rows) else start
+                self._told += len(rows)
+                found.append(rows)
+        return Rows.joined(found) if any(map(len, found)) else None
 
 
 class Turn:
@@ -163,6 +183,8 @@ class Turn:
         self._route, self._meter, self._open = route, meter, True
         self._parts: list[Part] = []
         self._answers: list[Answer] = []
+        self._placed = 0
+        """Parts that belong to answers already."""
 
     @property
     def measured(self) -> bool:
@@ -175,14 +197,14 @@ class Turn:
 
     def answers(self) -> list[Answer]:
         """By choice index: each prompt has its own, else what belongs to the same choice is one answer."""
-        counted = sum(len(part.lengths) for part in self._parts)
-        if self._route is None or counted == len(self._answers):
-            return self._answers
-        if self._route.prompts:
-            self._answers = [Answer([(part, i)]) for part in self._parts for i in range(len(part.lengths))]
-        else:
-            most = max(len(part.lengths) for part in self._parts)
-            self._answers = [Answer([(part, i) for part in self._parts if i < len(part.lengths)]) for i in range(most)]
+        several = self._route is not None and self._route.prompts
+        for part in self._parts[self._placed :]:
+            first = len(self._answers) if several else 0
+            for choice in range(len(part.lengths)):
+                if first + choice == len(self._answers):
+                    self._answers.append(Answer())
+                self._answers[first + choice].add(part, choice)
+        self._placed = len(self._parts)
         return self._answers
 
     def follow(self, generate: Callable[..., AsyncIterator[Any]], prompt: Any, params: Any, *a: Any, **k: Any) -> Any:
@@ -194,6 +216,7 @@ class Turn:
             or self._route is None
             or not self._open
             or self.beam_search
+            or getattr(self.request, "background", False)  # its reply goes out before it is answered
             or not hasattr(params, "output_kind")
         ):
             return generate(prompt, params, *a, **k)
@@ -228,11 +251,15 @@ class Turn:
         metrics.READINGS_LOST.inc(sum(not complete for _, complete in found))
         return [self.measure.read(rows, self.slot, complete) for rows, complete in found]
 
-    def so_far(self) -> list[Reading]:
-        """Each answer's reading from what has come, without a wait."""
+    def drained(self) -> list[Answer]:
+        """The answers, with all that has come."""
         assert self._meter is not None
         self._meter.drain()
-        found = [answer.rows() for answer in self.answers()]
+        return self.answers()
+
+    def so_far(self) -> list[Reading]:
+        """Each answer's reading from what has come, without a wait."""
+        found = [answer.rows() for answer in self.drained()]
         return [self.measure.read(rows, self.slot, complete) for rows, complete in found]
 
     def records(self, readings: Sequence[Reading], said: Said, finished: bool) -> list[Record]:
@@ -317,16 +344,3 @@ async def _noting(outputs: Any, part: Part) -> AsyncIterator[Any]:
             part.note(output)
             yield output
     part.ended = True
-
-
-def _after(rows: Rows, thinking: int) -> Rows:
-    if not thinking:
-        return rows
-    kept = rows.index >= thinking
-    return Rows(rows.index[kept], rows.slots[kept], rows.projections[:, kept])
-
-
-def _joined(rows: Sequence[Rows]) -> Rows:
-    index = np.concatenate([r.index for r in rows])
-    slots = np.concatenate([r.slots for r in rows])
-    return Rows(index, slots, np.concatenate([r.projections for r in rows], axis=1))

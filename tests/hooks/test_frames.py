@@ -260,6 +260,9 @@ def test_a_frame_of_another_width_is_counted_and_spoils_no_answer(inbox: Inbox) 
     assert len(collected(inbox, ticket.number, 2)) == 2
     push(inbox, Sender(0, SITES - 1), [ticket.number], [1], words([2], sites=SITES - 1))
     push(inbox, sender, [ticket.number], [1], words([2]))
+    until = time.monotonic() + 5
+    while inbox.counts.malformed < 1 and time.monotonic() < until:
+        inbox.drain()
     assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
     assert inbox.counts.malformed == 1
 

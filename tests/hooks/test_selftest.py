@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engines import Engine, close
+from mooring_axes.errors import CannotServe
 from mooring_hooks import sites
 from mooring_hooks.selftest import SelfTestFailed
 from parity import layer_set_profiles
@@ -92,7 +93,9 @@ def test_a_site_disabled_while_serving_is_found_by_the_next_self_test(tiny_model
         engine.worker.mooring_agree(engine.settings.to_json() | {"table": "0" * 64})
     engine.worker.capping.sites[2].module.mooring_axes.zero_()
     with pytest.raises(SelfTestFailed, match="after layer 2"):
-        engine.worker.mooring_selftest()
+        engine.worker.reload_weights()
+    with pytest.raises(CannotServe, match="the self-test has not passed, so no request is answered"):
+        engine.answer([[1, 2, 3, 4, 5]], "all")
     close(engine.llm)
 
 

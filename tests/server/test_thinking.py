@@ -1,4 +1,4 @@
-"""Which of an answer's tokens are thinking, by vLLM's own reasoning parser."""
+"""Which of an answer's tokens are thinking, by the marks of vLLM's own reasoning parsers."""
 
 from types import SimpleNamespace
 
@@ -9,15 +9,20 @@ from transformers import PreTrainedTokenizerFast
 from mooring_server.plugin import _thinking
 
 THINK, END, WORD = 0, 1, 2
+PARSERS = ("deepseek_r1", "qwen3", "glm45")
 
 
 def client(parser: str) -> SimpleNamespace:
-    vocabulary = {"<think>": THINK, "</think>": END, "word": WORD}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="word")))
+    vocabulary = {"<think>": THINK, "</think>": END, "word": WORD, "[UNK]": 3}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")), unk_token="[UNK]"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     config = SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser))
     return SimpleNamespace(vllm_config=config, get_tokenizer=lambda: tokenizer)
 
 
+@pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize(
     ("prompt", "answer", "thinking"),
     [
@@ -31,10 +36,16 @@ def client(parser: str) -> SimpleNamespace:
         ([THINK, WORD, END, WORD], [WORD], 0),
     ],
 )
-def test_thinking_ends_where_the_parser_says(prompt: list[int], answer: list[int], thinking: int) -> None:
-    count = _thinking(client("deepseek_r1"))
-    assert count is not None and count(prompt, answer) == thinking
+def test_thinking_ends_where_its_mark_is(parser: str, prompt: list[int], answer: list[int], thinking: int) -> None:
+    found = _thinking(client(parser))
+    assert found is not None and found.length(answer, found.opened_by(prompt)) == thinking
 
 
 def test_without_a_parser_nothing_is_thinking() -> None:
     assert _thinking(client("")) is None
+
+
+@pytest.mark.parametrize("parser", ["deepseek_v3", "openai_gptoss"])
+def test_a_parser_without_a_mark_of_one_token_is_told(parser: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert _thinking(client(parser)) is None
+    assert f"the reasoning parser '{parser}' knows no token that ends thinking" in capfd.readouterr().err

@@ -5,6 +5,7 @@ The readings are real: rows go through a real socket into a real inbox.
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from starlette.routing import Route
 
 from mooring_axes.artifact import Axis
 from mooring_axes.profiles import Profile, off_profile, resolve
+from mooring_hooks import inbox
 from mooring_hooks.frames import READING_KEY, Sender, records
 from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure
@@ -29,9 +31,12 @@ from mooring_server import report
 from mooring_server.middleware import MooringMiddleware
 from mooring_server.record import Record
 from mooring_server.sessions import Sessions
-from mooring_server.turn import CURRENT, Meter, Thinking, measured
+from mooring_server.thinking import Thinking
+from mooring_server.turn import CURRENT, Meter, Turn, measured
 
 SLOTS = {"off": 0, "strong": 1}
+END = 9
+"""The token that ends thinking."""
 
 
 def table() -> SlotTable:
@@ -48,6 +53,10 @@ class Engine:
     layer. `sends` says for which choices rows go out."""
 
     tokens: int = 5
+    ids: Sequence[int] = ()
+    """Of the tokens, where they matter."""
+    projections: dict[int, float] = field(default_factory=dict)
+    """Of tokens whose own is another."""
     sends: Any = lambda choice: True
     sender: Sender = field(default_factory=lambda: Sender(0, 2))
     seen: list[Any] = field(default_factory=list)
@@ -61,18 +70,22 @@ class Engine:
             await asyncio.sleep(0)
             if i:
                 self._send(ticket, params.n, i - 1)
-            ids = [7] * (i + 1) if done else [7]
+            ids = [self._id(k) for k in (range(i + 1) if done else [i])] if not done or i + 1 == self.tokens else []
             self.yielded = i
             if not done or i + 1 == self.tokens:
                 yield SimpleNamespace(
                     prompt_token_ids=[1, 2], outputs=[SimpleNamespace(index=c, token_ids=ids) for c in range(params.n)]
                 )
 
+    def _id(self, token: int) -> int:
+        return self.ids[token] if self.ids else 7
+
     def _send(self, ticket: Any, answers: int, token: int) -> None:
         if ticket is None:
             return
         _, address, key, number, _ = ticket
-        row = records(np.array([token]), np.array([1]), np.array([[token], [3.0]], np.float32))
+        values = np.array([[self.projections.get(token, token)], [3.0]], np.float32)
+        row = records(np.array([token]), np.array([1]), values)
         for choice in filter(self.sends, range(answers)):
             numbers, counts = np.array([number + choice], "<i8"), np.array([1], "<i4")
             self.sender.send(address, key, numbers.tobytes(), counts.tobytes(), row)
@@ -105,8 +118,11 @@ class Application:
         assert turn is not None
         turn.profile, turn.number, turn.wants_tokens = "strong", 2, bool(asked.get("tokens"))
         turn.beam_search = bool(asked.get("beams"))
+        turn.request = SimpleNamespace(background=bool(asked.get("background")))
         stream, n, prompts = bool(asked.get("stream")), asked.get("n", 1), asked.get("prompts", 1)
         outputs = [self.generate(None, parameters(n, stream), "id", session_id="s") for _ in range(prompts)]
+        if parts := asked.get("parts"):
+            return StreamingResponse(self.frames_of_parts(outputs, parts), media_type="text/event-stream")
         if stream:
             return StreamingResponse(self.frames(outputs, n), media_type="text/event-stream")
         for each in outputs:
@@ -126,6 +142,14 @@ class Application:
             for choice in range(n):
                 yield f'data: {{"choices":[{{"index":{choice},"finish_reason":"stop"}}]}}\n\n'
         yield "data: [DONE]\n\n"
+
+    async def frames_of_parts(self, outputs: list[Any], parts: int) -> AsyncIterator[str]:
+        for _ in range(parts - 1):
+            async for _ in outputs.pop():
+                yield 'data: {"choices":[{"index":0,"finish_reason":null}]}\n\n'
+            outputs.append(self.generate(None, parameters(1, True), "id", session_id="s"))
+        async for frame in self.frames(outputs, 1):
+            yield frame
 
     async def post(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
         return await self.client.post(path, json=body)
@@ -268,12 +292,74 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(engine: Engine, applicatio
 
 
 def test_thinking_is_left_out(engine: Engine) -> None:
-    application = Application(engine, thinking=lambda prompt, answer: 2 if len(prompt) == 2 else 0)
+    """The prompt ends as thinking begins, and the second token ends it."""
+    engine.ids = [7, END, 7, 7, 7]
+    application = Application(engine, thinking=Thinking(start=2, end=END))
     for stream in (False, True):
         answer = asyncio.run(application.post(stream=stream))
         told = (frames_of(answer)[-1] if stream else answer.json())["mooring"]
         assert told["measured_tokens"] == 2 and told["projection"] == 2.5 and told["complete"]
     application.inbox.stop()
+
+
+def test_tokens_of_a_stream_begin_where_thinking_ends(engine: Engine) -> None:
+    engine.ids, engine.tokens = [7, 7, END, *[7] * 5], 8
+    application = Application(engine, thinking=Thinking(start=2, end=END))
+    answer = asyncio.run(application.post(tokens=True, stream=True))
+    told = [index for frame in frames_of(answer) if "mooring" in frame for index in frame["mooring"]["tokens"]["index"]]
+    assert told == [3, 4, 5, 6]
+    application.inbox.stop()
+
+
+def test_a_long_stream_of_tokens_looks_at_each_row_no_more_than_a_few_times(
+    engine: Engine, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If every frame looked at all that came before, 6,000 tokens would be 18 million rows."""
+    engine.tokens, looked = 6000, []
+    in_order = inbox._in_order
+    monkeypatch.setattr(inbox, "_in_order", lambda raw, *rest: (looked.append(len(raw) // 16), in_order(raw, *rest))[1])
+    answer = asyncio.run(application.post(tokens=True, stream=True))
+    assert sum(looked) < 4 * engine.tokens
+    frames = frames_of(answer)
+    told = [index for frame in frames if "mooring" in frame for index in frame["mooring"]["tokens"]["index"]]
+    assert told == list(range(report.TOKENS_MOST))
+    assert frames[-1]["mooring"]["measured_tokens"] == 5999 and frames[-1]["mooring"]["tokens"]["truncated"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("broken", ["settle", "records"])
+def test_a_fault_of_ours_costs_the_reading_and_not_the_answer(
+    engine: Engine, application: Application, monkeypatch: pytest.MonkeyPatch, stream: bool, broken: str
+) -> None:
+    whole = asyncio.run(application.post(stream=stream))
+    monkeypatch.setattr(Turn, broken, lambda *_, **__: 1 / 0)
+    before = lost()
+    answer = asyncio.run(application.post(stream=stream))
+    assert answer.status_code == 200 and "mooring" not in answer.text
+    bare = [{k: v for k, v in f.items() if k != "mooring"} for f in (frames_of(whole) if stream else [whole.json()])]
+    assert bare == (frames_of(answer) if stream else [answer.json()])
+    assert lost() > before
+
+
+def test_a_projection_that_is_no_number_is_no_reading(engine: Engine, application: Application) -> None:
+    engine.projections = {1: float("nan"), 2: float("inf")}
+    told = asyncio.run(application.post()).json()["mooring"]
+    assert told["measured_tokens"] == 2 and told["projection"] == 1.5 and not told["complete"]
+    (record,) = application.records
+    assert record.drift is not None and math.isfinite(record.drift)
+
+
+def test_a_background_response_is_not_measured(engine: Engine, application: Application) -> None:
+    answer = asyncio.run(application.post("/v1/responses", background=True))
+    assert "mooring" not in answer.json() and engine.seen[-1].extra_args is None and application.records == []
+
+
+def test_an_answer_of_several_parts_tells_each_token_once(engine: Engine, application: Application) -> None:
+    """As a response that calls tools in between: `generate` is called again for the same answer."""
+    answer = asyncio.run(application.post(tokens=True, stream=True, parts=3))
+    told = [index for frame in frames_of(answer) if "mooring" in frame for index in frame["mooring"]["tokens"]["index"]]
+    assert told == [0, 1, 2, 3] * 3
+    assert frames_of(answer)[-1]["mooring"]["measured_tokens"] == 12
 
 
 def test_many_at_once_do_not_mix(engine: Engine, application: Application) -> None:
