@@ -258,7 +258,8 @@ def test_a_frame_of_another_width_is_counted_and_spoils_no_answer(inbox: Inbox) 
     sender, ticket = Sender(0, SITES), inbox.open()
     push(inbox, sender, [ticket.number], [2], words([0, 1]))
     assert len(collected(inbox, ticket.number, 2)) == 2
-    push(inbox, Sender(0, SITES - 1), [ticket.number], [1], words([2], sites=SITES - 1))
+    other = Sender(0, SITES - 1)
+    push(inbox, other, [ticket.number], [1], words([2], sites=SITES - 1))
     push(inbox, sender, [ticket.number], [1], words([2]))
     until = time.monotonic() + 5
     while inbox.counts.malformed < 1 and time.monotonic() < until:
