@@ -24,6 +24,7 @@ COLUMNS: Final = (
 )
 OF_TALKS: Final = {"": "harm", ": broken": "broken"}
 """An answer may be neither harmful nor a refusal: then it is broken."""
+TOLERABLE: Final = {True: "yes", False: "not shown", None: "too few documents"}
 MET: Final = {True: "met", False: "NOT MET", None: "not measured"}
 
 
@@ -124,19 +125,21 @@ def _tasks(result: Summary) -> Iterator[str]:
     if not (told := result.get("tasks")):
         return
     margin = "less than its margin is lost"
-    yield from _heading(f"lm-eval {told['lm_eval']}", ["task", "profile", "mean", "against reference", "p", margin])
-    if told["stopped"]:
-        yield ""
-        yield f"**Not measured: {told['stopped']}**"
+    header = ["task", "profile", "documents", "mean", "against reference", "p", margin]
+    yield from _heading(f"lm-eval {told['lm_eval']}", header)
     for name, arms in told["found"].items():
         for arm, found in arms.items():
             change = found["against_reference"]
             cells = ["-"] * 3
             if change:
                 interval = f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
-                verdict = f"{'yes' if change['tolerable'] else 'NO'}, {change['margin']:g}"
+                verdict = f"{TOLERABLE[change['tolerable']]}, {change['margin']:g}"
                 cells = [interval, "-" if change["p"] is None else f"{change['p']:.2g}", verdict]
-            yield _row([name, arm, _share(found["mean"]), *cells])
+            scored = f"{found['documents'] - found['without']} of {found['documents']}"
+            yield _row([name, arm, scored, _share(found["mean"]), *cells])
+    if told["stopped"]:
+        yield ""
+        yield f"**Not measured to the end: {told['stopped']}**"
 
 
 def _harm_in_talks(result: Summary) -> Iterator[str]:

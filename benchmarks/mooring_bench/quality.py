@@ -74,6 +74,8 @@ def _main(options: argparse.Namespace) -> int:
     run = measure(options, served, prompts, judge)
     result = result_of(options, served, prompts, run)
     if version is not None and not run.stopped:
+        if options.out is not None:
+            save(options.out, result | {"partial": True, "stopped": "lm-eval is still running"})
         result["tasks"] = _tasks(options, served, result, version)
         run.stopped = result["tasks"]["stopped"]
         result |= {"partial": run.stopped is not None, "stopped": run.stopped}
@@ -106,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--tasks", metavar="A,B", help="of lm-eval besides: ifeval,gsm8k,mmlu_pro,eq_bench, or any others")
     own.add_argument("--tasks-from", type=Path, metavar="FOLDER", help="with tasks of your own")
     own.add_argument("--lm-eval", metavar="PYTHON", default=sys.executable, help="that has lm-eval")
-    own.add_argument("--margin", type=float, default=0.03, help="loss that is tolerable on a task (%(default)s)")
+    own.add_argument("--margin", type=float, default=0.03, help="tolerable loss, share of a range (%(default)s)")
     own.add_argument("--judge", metavar="URL", help="the endpoint of a model that judges, for prompts that want one")
     own.add_argument("--judge-model", metavar="NAME", help="its name; without it, the first that the endpoint lists")
     own.add_argument("--model", help="name of the model; without it, the first that the server lists")
@@ -179,14 +181,16 @@ def _task_options(options: argparse.Namespace) -> tasks.Options:
 
 def _tasks(options: argparse.Namespace, served: Served, result: dict[str, Any], version: str) -> dict[str, Any]:
     """What lm-eval finds; why it stopped, where it did."""
-    told: dict[str, Any] = {"lm_eval": version, "names": options.tasks, "stopped": None, "found": {}}
+    found: dict[str, tasks.Found] = {}
+    stopped = None
     try:
-        found = tasks.measure(options.url, served, _task_options(options))
+        tasks.measure(options.url, served, _task_options(options), found)
     except CannotMeasure as error:
-        return told | {"stopped": str(error)}
+        stopped = str(error)
     except KeyboardInterrupt:
-        return told | {"stopped": INTERRUPTED}
-    return told | {"found": tasks.summarise(found, result["reference"], options.margin, options.seed)}
+        stopped = INTERRUPTED
+    summary = tasks.summarise(found, result["reference"], options.margin, options.seed)
+    return {"lm_eval": version, "names": options.tasks, "stopped": stopped, "found": summary}
 
 
 def result_of(

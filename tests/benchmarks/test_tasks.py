@@ -60,17 +60,20 @@ def test_documents_pair_and_a_loss_is_held_against_its_margin(
     change = sums["strong"]["against_reference"]
     assert (change["difference"], change["n"], change["p"], change["tolerable"]) == (-0.06, 100, 0.03125, False)
     assert found["found"]["moods: mood, all"]["strong"]["against_reference"]["difference"] == 0.0
-    assert "| sums: acc | strong | 0.540" in out and "| NO, 0.05 |" in out
+    assert "| sums: acc | strong | 100 of 100 | 0.540" in out and "| not shown, 0.05 |" in out
+    moods = found["found"]["moods: mood, all"]["strong"]["against_reference"]
+    assert moods["low"] < 0 < moods["high"] and moods["tolerable"], "equal scores leave an interval"
 
 
-def test_a_run_of_lm_eval_that_fails_is_told_scores_nothing_and_leaves_the_run_partial(
+def test_a_run_of_lm_eval_that_fails_is_told_and_leaves_the_arms_before_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with served(Fake(profiles=("off", "strong"))) as fake:
         assert run(fake, "--tasks", "sums", "--lm-eval", stand_in(tmp_path, broken=True)) == 1
     found, out = told(capsys)
-    assert found["stopped"] == "lm-eval stopped with 1: ValueError: no such task" and found["found"] == {}
-    assert "**Not measured: lm-eval stopped with 1: ValueError: no such task**" in out
+    assert found["stopped"] == "lm-eval stopped with 1: ValueError: no such task"
+    assert found["found"]["sums: acc"].keys() == {"off"} and found["found"]["sums: acc"]["off"]["mean"]["value"] == 0.6
+    assert "**Not measured to the end: lm-eval stopped with 1: ValueError: no such task**" in out
 
 
 def test_a_python_without_lm_eval_is_refused_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,15 +87,50 @@ def test_a_python_without_lm_eval_is_refused_before_anything_is_asked(capsys: py
 
 def test_no_samples_are_no_result(tmp_path: Path) -> None:
     with pytest.raises(CannotMeasure, match="no sample"):
-        tasks.scores(tmp_path)
+        tasks.scores(tmp_path, ["sums"])
+
+
+def logged(folder: Path, task: str, samples: list[dict[str, Any]]) -> None:
+    lines = [{"doc_id": i, "filter": "none", "metrics": list(sample)} | sample for i, sample in enumerate(samples)]
+    (folder / f"samples_{task}_2026-11-21T00-00-00.0.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_the_subtasks_of_a_group_are_one_task(tmp_path: Path) -> None:
+    members = {"mmlu_pro": ["mmlu_pro_law", "mmlu_pro_more"], "mmlu_pro_more": ["mmlu_pro_art"], "gsm8k": []}
+    (tmp_path / "results_2026.json").write_text(json.dumps({"group_subtasks": members}))
+    for task, right in (("mmlu_pro_law", 3), ("mmlu_pro_art", 1), ("gsm8k", 2)):
+        logged(tmp_path, task, [{"exact_match": float(i < right)} for i in range(4)])
+    found = tasks.scores(tmp_path, ["mmlu_pro", "gsm8k"])
+    assert found.keys() == {"mmlu_pro: exact_match", "gsm8k: exact_match"}
+    pooled = found["mmlu_pro: exact_match"]
+    assert pooled.documents == len(pooled.values) == 8 and sum(pooled.values.values()) == 4
+
+
+def test_documents_without_a_number_are_counted(tmp_path: Path) -> None:
+    logged(tmp_path, "own", [{"acc": 1.0}, {"acc": None}, {"acc": float("nan")}, {"acc": [1.0]}, {"acc": True}])
+    found = tasks.scores(tmp_path, ["own"])
+    told = tasks.summarise({"off": found}, "off", 0.03, 0)["own: acc"]["off"]
+    assert (told["documents"], told["without"], told["mean"]["n"]) == (5, 3, 2)
+
+
+def test_a_margin_is_a_share_of_the_metrics_range() -> None:
+    reference = {str(i): 60.0 + i % 7 for i in range(200)}
+    lower = {"off": reference, "strong": {key: value - 2 for key, value in reference.items()}}
+    found = {arm: {"eq_bench: eqbench": tasks.Scores(of, 200)} for arm, of in lower.items()}
+    change = tasks.summarise(found, "off", 0.05, 0)["eq_bench: eqbench"]["strong"]["against_reference"]
+    assert (change["difference"], change["margin"], change["tolerable"]) == (-2.0, 5.0, True)
+    parseable = {arm: {"eq_bench: parseable": tasks.Scores({"a": 100.0, "b": 0.0} | of, 202)}
+                 for arm, of in {"off": {}, "strong": {}}.items()}  # fmt: skip
+    change = tasks.summarise(parseable, "off", 0.05, 0)["eq_bench: parseable"]["strong"]["against_reference"]
+    assert change["p"] == 1.0 and change["tolerable"] is None, "two documents say nothing"
 
 
 @pytest.mark.parametrize(("low", "tolerable"), [(0.5, False), (0.0, True)])
 def test_a_score_that_is_no_0_or_1_gets_a_bootstrap(low: float, tolerable: bool) -> None:
     reference = [0.5 + i / 200 for i in range(100)]
-    found = tasks.against(reference, [r - low for r in reference], 0.03, seed=0)
+    found = tasks.against(reference, [r - low for r in reference], 0.03, 1.0, seed=0)
     assert found is not None and found["p"] is None and found["tolerable"] is tolerable
-    assert tasks.against([], [], 0.03, seed=0) is None
+    assert tasks.against([], [], 0.03, 1.0, seed=0) is None
 
 
 OWN_TASK = """
