@@ -2,7 +2,7 @@
 
 Every line of stdin asks for a batch: {"seed": 1, "requests": 16, "tokens": 64}. Prompts are random token ids, equal for
 equal seeds; answers are greedy and as long as was asked for. Each batch is answered by a line {"seconds": ...,
-"checksum": ...}.
+"answers": [[token, ...], ...]}.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(name: str, model: str, folder: Path) -> None:
         answers = batch(prompts, asked["tokens"])
         seconds = time.perf_counter() - began
         assert [len(answer) for answer in answers] == [asked["tokens"]] * asked["requests"]
-        print(json.dumps({"seconds": seconds, "checksum": sum(map(sum, answers))}), flush=True)
+        print(json.dumps({"seconds": seconds, "answers": answers}), flush=True)
 
 
 def subject_of(model: str, folder: Path) -> Subject:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from mooring_bench.record import machine
 from mooring_bench.summary import Summary
 from mooring_bench.targets import against, rate
 
@@ -45,8 +46,7 @@ def _head(result: Summary) -> Iterator[str]:
     if result["partial"]:
         yield f"**Partial: {result['stopped']}.** {result['records']} of {result['asked']} prompts were answered."
         yield ""
-    machine = f"{where['cores']} cores of {where['processor']}"
-    yield f"{vllm}, {machine}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
+    yield f"{vllm}, {machine(where)}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
     yield f"Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, {_answers(result)}."
     if _made_of(result):
         yield "Prompts of one cluster are alike, and intervals take each cluster as one draw."

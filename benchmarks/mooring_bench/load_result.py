@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from mooring_bench.blocks import estimate, null, paired, rounded
+from mooring_bench.record import machine
 
 SHOWN: Final = {
     "tokens_per_s": "tokens/s",
@@ -83,7 +84,7 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Partial: {result['stopped']}.** {len(result['blocks'])} blocks were measured."
         yield ""
     yield (
-        f"{where['cores']} cores of {where['processor']}, {where['date']}, commit {where['commit']}; "
+        f"{machine(where)}, {where['date']}, commit {where['commit']}; "
         f"{settings['workload']} load, {settings['pairs']} rounds of {settings['block_seconds']:g} s a block."
     )
     if settings["mode"] == "mixed":

@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +26,7 @@ def where() -> dict[str, Any]:
         "versions": versions(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": gpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
     }
@@ -56,6 +59,25 @@ def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def gpus() -> list[str]:
+    """Names of NVIDIA's, as the driver tells them; importing torch for it would take seconds."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    try:
+        words = [tool, "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def machine(where: Mapping[str, Any]) -> str:
+    """What a card says of it."""
+    told = [f"{where['cores']} cores of {where['processor']}"]
+    told += [f"{number} x {name}" for name, number in Counter(where.get("gpus", ())).items()]
+    return " and ".join(told)
 
 
 def save(path: Path, document: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """benchmarks/peers.py: the numbers from rounds, and the cap that its own hooks compute."""
 
 import json
+import signal
 import types
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,81 @@ def blocks(speeds: dict[str, float]) -> list[dict[str, Any]]:
 
 def test_a_ratio_is_a_peer_over_mooring_of_one_round() -> None:
     speeds = {"mooring": 100.0, "vllm": 102.0, "vllm-hooks": 50.0, "transformers": 20.0}
-    found = peers.document(options(), blocks(speeds))
+    agreed = {("mooring", "vllm"): [0.25, 0.75], ("vllm-hooks", "mooring"): [1.0]}
+    found = peers.document(options(), blocks(speeds), agreed)
     assert {name: ratio["median"] for name, ratio in found["ratios"].items()} == {
         "mooring": 1.0, "vllm": 1.02, "vllm-hooks": 0.5, "transformers": 0.2,
     }  # fmt: skip
     card = peers.card(found)
-    assert "| vllm-hooks | 50 | 0.500 (0.500 to 0.500) |" in card and "itself against itself" in card
+    assert "| vllm-hooks | 50 | 0.500 (0.500 to 0.500) | 1.00 | - |" in card
+    assert "itself against itself | - | 0.50 |" in card
     json.dumps(found)
 
 
 def test_an_interrupted_run_is_marked() -> None:
-    found = peers.document(options("--peers", "mooring,vllm"), blocks({"mooring": 100.0})[:1], "interrupted")
+    found = peers.document(options("--peers", "mooring,vllm"), blocks({"mooring": 100.0})[:1], {}, "interrupted")
     assert found["partial"] and "PARTIAL: interrupted" in peers.card(found)
     assert found["ratios"]["vllm"]["median"] is None and found["tokens_per_s"]["vllm"] is None
+
+
+STAND_IN = """
+import json, os, signal, sys
+name = sys.argv[1]
+print(json.dumps({"ready": name}), flush=True)
+for number, line in enumerate(sys.stdin):
+    if name == "vllm-hooks" and number == 2:
+        sys.exit(1)
+    if name == "transformers" and number == 2:
+        os.kill(os.getppid(), getattr(signal, os.environ["ENDS_WITH"], 0))
+    asked = json.loads(line)
+    answer = [9 if name == "vllm" and place else asked["seed"] for place in range(asked["tokens"])]
+    print("libraries print too", flush=True)
+    print(json.dumps({"seconds": 0.5, "answers": [answer] * asked["requests"]}), flush=True)
+"""
+
+
+def stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch, ends_with: str = "") -> None:
+    """Peers that answer at once; `vllm-hooks` stops in its second round."""
+    (folder / "peer.py").write_text(STAND_IN)
+    monkeypatch.setattr(peers, "__file__", str(folder / "peers.py"))
+    monkeypatch.setattr(peers, "FOLDER", folder)
+    monkeypatch.setenv("ENDS_WITH", ends_with)
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_peer_that_stops_leaves_the_others_and_its_own_blocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins(tmp_path, monkeypatch)
+    out = tmp_path / "peers.json"
+    assert peers.main(["--pairs", "4", "--tokens", "4", "--peers", "mooring,vllm,vllm-hooks", "--out", str(out)]) == 1
+    found = last_line(capsys)
+    assert found == json.loads(out.read_text())
+    assert (found["partial"], found["stopped"]) == (True, "vllm-hooks stopped; see peer-vllm-hooks.log")
+    assert Counter(block["arm"] for block in found["blocks"]) == {"mooring": 4, "vllm": 4, "vllm-hooks": 1}
+    assert found["agreement"]["vllm-hooks"] == {"mooring": 1.0, "vllm": 0.25}
+    assert found["agreement"]["mooring"]["vllm"] == 0.25, "what caps differs from stock"
+
+
+@pytest.mark.parametrize("ends_with", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_keeps_the_rounds_that_are_done(
+    ends_with: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
+    stand_ins(tmp_path, monkeypatch, ends_with)
+    assert peers.main(["--pairs", "500", "--tokens", "4", "--peers", "mooring,transformers"]) == 130
+    signal.signal(signal.SIGINT, before)
+    found = last_line(capsys)
+    assert (found["partial"], found["stopped"]) == (True, "interrupted") and 2 <= len(found["blocks"]) <= 4
+
+
+def test_answers_agree_until_they_part() -> None:
+    assert peers.leading([[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 0, 4], [5, 6, 7, 8]]) == 0.75
+    assert peers.leading([[1, 2]], [[3, 2]]) == 0.0
 
 
 def test_a_peer_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
