@@ -128,8 +128,11 @@ def identity_of(arm: Arm) -> Identity:
     """Of the model that it is sent to."""
     axis: dict[str, Any] = {}
     if arm.profile is not None:
-        told = httpx.get(arm.base + AXIS_PATH, headers=authorization(arm.key), timeout=PATIENCE)
-        axis = told.json() if told.status_code == 200 else {}
+        try:
+            told = httpx.get(arm.base + AXIS_PATH, headers=authorization(arm.key), timeout=PATIENCE)
+            axis = told.json() if told.status_code == 200 else {}
+        except (httpx.HTTPError, ValueError) as error:
+            raise CannotMeasure(f"{arm.base} does not tell its axis: {str(error) or type(error).__name__}") from None
     return identity({"root": arm.tokenizer}, axis)
 
 

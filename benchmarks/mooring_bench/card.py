@@ -49,7 +49,7 @@ def _head(result: Summary) -> Iterator[str]:
     yield f"{vllm}, {machine(where)}, {where['date']}, commit {where['commit']}, seed {result['settings']['seed']}."
     yield f"Shares with 95 % intervals; `off` touches nothing. Same prompts under every profile, {_answers(result)}."
     if _made_of(result):
-        yield "Prompts of one cluster are alike, and intervals take each cluster as one draw."
+        yield "Prompts of one cluster are alike: intervals take each cluster as one draw, and p flips whole clusters."
     if result["note"]:
         yield f"Served by `{result['note']}`."
     yield from _warnings(result)
@@ -99,7 +99,7 @@ def _losses(result: Summary) -> Iterator[str]:
     arms = [arm for arm in result["server"]["arms"] if against(result, "jailbreaks", arm, "harm", "difference")]
     if not arms:
         return
-    header = ["profile", "cut of harm", "McNemar p", "loss of capability, points", "McNemar p"]
+    header = ["profile", "cut of harm", "p", "loss of capability, points", "p"]
     yield from _heading(f"Against `{result['reference']}`, item by item", header)
     for arm in arms:
         harm = against(result, "jailbreaks", arm, "harm", "difference")
@@ -201,7 +201,9 @@ def _prompts(result: Summary) -> Iterator[str]:
 
 
 def _targets(result: Summary) -> Iterator[str]:
-    yield from _heading("Targets", ["target", "wanted", "found", ""])
+    of_demo = result["server"].get("demo", True)
+    title = "Targets" if of_demo else "Targets, which were set for the embedded demo"
+    yield from _heading(title, ["target", "wanted", "found", ""])
     for target in result["targets"]:
         yield _row([target["target"], target["wanted"], _found(target["found"]), MET[target["met"]]])
 

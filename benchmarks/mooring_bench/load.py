@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--workload", choices=["random", "talks", "sharegpt"], default="random")
     own.add_argument("--input-tokens", type=count, default=128, metavar="N", help="of a random prompt (%(default)s)")
     own.add_argument("--output-tokens", type=count, default=64, metavar="N", help="of an answer (%(default)s)")
-    own.add_argument("--talks", type=Path, metavar="FILE", help="JSONL as of `bench quality`; else its own")
+    own.add_argument("--talks", metavar="demo|general|FILE", help="JSONL as of `bench quality`; else its own")
     own.add_argument("--sharegpt", metavar="FILE", help="of --workload sharegpt")
     own.add_argument("--model", help="name of the model; without it, the first that the server lists")
     own.add_argument("--tokenizer", metavar="PATH|NAME", help="that makes prompts; without it, the served model's")
@@ -148,7 +148,8 @@ def prepare(options: argparse.Namespace) -> Run:
 
 def _load(options: argparse.Namespace, arm: Arm) -> Load:
     if options.workload == "talks":
-        prompts = prompts_of([str(options.talks or usual(identity_of(arm)))], options.seed)
+        options.talks = options.talks or usual(identity_of(arm))
+        prompts = prompts_of([options.talks], options.seed)
         several = [prompt for prompt in prompts if sum(1 for _ in prompt.turns()) > 1]
         if not several:
             raise CannotMeasure(f"{options.talks} holds no talk of several turns")
@@ -247,6 +248,7 @@ def document(run: Run, stopped: str | None, results: dict[str, Any]) -> dict[str
         "settings": {
             "mode": options.mode,
             "workload": options.workload,
+            "talks": options.talks and Path(options.talks).name,
             "pairs": options.pairs,
             "block_seconds": options.block_seconds,
             "concurrency": options.concurrency,

@@ -143,7 +143,7 @@ def test_talks_send_the_servers_own_answers_back(capsys: pytest.CaptureFixture[s
     found = document(capsys)
     longest = max((body["messages"] for body in fake.bodies if "messages" in body), key=len)
     assert [m["role"] for m in longest[:4]] == ["user", "assistant", "user", "assistant"]
-    assert longest[1]["content"] == " a" * 6
+    assert longest[1]["content"] == " a" * 6 and found["settings"]["talks"] == "demo"
     assert found["results"]["2"]["slow"]["ratios"]["itl_ms.p50"]["median"] == pytest.approx(1.25, rel=0.1)
 
 

@@ -397,6 +397,7 @@ def test_another_model_than_the_demo_is_asked_general_questions(capsys: pytest.C
         assert result(capsys)["settings"]["prompts"] == ["demo"]
     assert found["settings"]["prompts"] == ["general"] and found["settings"]["max_tokens"] == 512
     assert (found["server"]["root"], found["server"]["demo"]) == ("Qwen/Qwen3-0.6B", False)
+    assert "## Targets, which were set for the embedded demo" in card(found)
     talks = {f"talk_{topic}" for topic in ("coding", "writing", "therapy", "philosophy")}
     assert set(found["sets"]) == {"capability", "plain_harm", "jailbreaks"} | talks
     assert found["drift"].keys() == talks and found["sets"]["jailbreaks"]["off"]["measures"]["harm"]["n"] == 6
