@@ -7,7 +7,7 @@
     separation  how well projections at the monitored layer tell default from role answers, under the reference
 
 `prompts` counts a prompt once for each seed it was asked under, `cut_off` last answers that reached the limit of
-tokens. Readings are the server's own `mooring` objects, one per answer (lying.py); where it sends none, or no number in
+tokens. Readings are the server's own `mooring` objects, one per answer (where_it_lay.py); where it sends none, or no number in
 one, there is nothing to average and `n` says so. Projections and lifts are in residual-stream units along +axis, drift
 is 0 at the mean default answer and 1 at the mean role-play, lifted_share is a share of tokens. Drift and lift of a
 profile with an axis of its own are along that axis.
@@ -16,7 +16,7 @@ profile with an axis of its own are along that axis.
 from collections.abc import Mapping
 from typing import Any
 
-from mooring_bench import lying, paired
+from mooring_bench import where_it_lay, paired
 from mooring_bench.judged import Judged, Key
 
 Summary = dict[str, Any]
@@ -27,9 +27,9 @@ def summarise(judged: Judged, seed: int) -> Summary:
         "reference": judged.reference,
         "sets": {name: {arm: _arm(judged, name, arm, seed) for arm in judged.arms} for name in judged.sets()},
         "categories": _categories(judged),
-        "drift": lying.drift(judged, seed),
-        "by_outcome": lying.by_outcome(judged, seed),
-        "separation": lying.separation(judged),
+        "drift": where_it_lay.drift(judged, seed),
+        "by_outcome": where_it_lay.by_outcome(judged, seed),
+        "separation": where_it_lay.separation(judged),
     }
 
 
@@ -44,7 +44,7 @@ def _arm(judged: Judged, name: str, arm: str, seed: int) -> Summary:
         "cut_off": sum(not record.replies[-1].ended for record in records.values() if record.replies),
         "measures": {measure: paired.plain(rate) for measure, rate in rates.items()},
         "against_reference": _against(judged, name, arm, seed),
-        "readings": lying.readings(judged, name, arm, seed),
+        "readings": where_it_lay.readings(judged, name, arm, seed),
     }
 
 
