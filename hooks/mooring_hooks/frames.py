@@ -70,8 +70,8 @@ def encode(frame: Frame) -> bytes:
     return msgspec.msgpack.encode(frame)
 
 
-def decode(payload: bytes, sites: int, slots: int) -> tuple[Frame, list[int], list[int]]:
-    """The frame, its ticket numbers and counts; `sites` is how many the model has, `slots` how many its table."""
+def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
+    """The frame, its ticket numbers and counts; `sites` is how many the model has."""
     try:
         frame = _DECODER.decode(payload)
         numbers, counts = _answers(frame.numbers, frame.counts)
@@ -83,9 +83,6 @@ def decode(payload: bytes, sites: int, slots: int) -> tuple[Frame, list[int], li
         raise MalformedFrame(f"{len(numbers)} answers with counts {counts[:8]}")
     if sum(counts) * record_size(frame.sites) != len(frame.records):
         raise MalformedFrame(f"{sum(counts)} rows in {len(frame.records)} bytes")
-    found = np.frombuffer(frame.records, "<u4")[SLOT :: HEAD + frame.sites]
-    if found.max(initial=0) >= slots:
-        raise MalformedFrame(f"slot {found.max()}, and the table has {slots}")
     return frame, numbers, counts
 
 

@@ -161,7 +161,7 @@ class Inbox:
 
     def _take(self, payload: bytes) -> None:
         try:
-            frame, numbers, counts = decode(payload, self._sites, self._slots)
+            frame, numbers, counts = decode(payload, self._sites)
         except MalformedFrame:
             self._malformed += 1
             return
@@ -185,6 +185,7 @@ class Inbox:
         if sum(widths.values()) != self._sites:
             return _nothing(self._sites)
         words = [_in_order(raw, widths[first], start, tokens) for first, raw in sorted(stages.items())]
+        words = [self._of_slots(w) for w in words]
         if len(words) == 1:
             (whole,) = words
             return Rows(whole[:, INDEX], whole[:, SLOT], whole.view("<f4")[:, HEAD:].T)
@@ -192,6 +193,14 @@ class Inbox:
         words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
         values = [w.view("<f4")[:, HEAD:] for w in words]
         return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
+
+    def _of_slots(self, words: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Without rows of a slot that the table does not have, which no worker sends."""
+        known = words[:, SLOT].view(np.uint32) < self._slots
+        if known.all():
+            return words
+        self._malformed += 1
+        return words[known]
 
     def stop(self) -> None:
         """Close the socket; nothing is drained after that."""

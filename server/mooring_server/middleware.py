@@ -114,13 +114,14 @@ class Reply:
 
     def _concerns(self, message: Message) -> bool:
         """Note what a piece of a stream says, and whether something is to be put into it; of most, nothing is."""
-        assert self._route is not None and self._said is not None
-        chunk: bytes = message.get("body", b"")
-        try:
-            self._said.frames(chunk)
-        except Exception:
-            _failed()
-        return self._route.last in chunk or (self._turn.wants_tokens and self._route.token in chunk)
+        route, said, chunk = self._route, self._said, message.get("body", b"")
+        assert route is not None and said is not None
+        if said.listens:
+            try:
+                said.frames(chunk)
+            except Exception:
+                _failed()
+        return route.last in chunk or (self._turn.wants_tokens and route.token in chunk)
 
     @staticmethod
     async def _or(otherwise: bytes, made: Awaitable[bytes]) -> bytes:

@@ -53,9 +53,12 @@ class Said:
         except msgspec.DecodeError:  # `null`, for a client that has hung up
             return
 
+    @property
+    def listens(self) -> bool:
+        """Whether more frames have more to say: of completions the id is all that is wanted."""
+        return not self.response or self._take is not _completions
+
     def frames(self, chunk: bytes) -> None:
-        if self.response and self._take is _completions:
-            return  # the id was all that was wanted
         at = chunk.find(DATA)
         while at >= 0:
             end = chunk.find(b"\n\n", at)

@@ -79,7 +79,7 @@ class Part:
     """One call of `generate`: the answers to one prompt."""
 
     def __init__(self, meter: Meter, answers: int, delta: bool) -> None:
-        self._meter, self._delta = meter, delta
+        self._meter, self._thinking, self._delta = meter, meter.thinking, delta
         self.ticket: Ticket = meter.inbox.open(answers)
         self.lengths = [0] * answers
         self.ended = False
@@ -91,13 +91,12 @@ class Part:
     def note(self, output: Any) -> None:
         """Count the tokens of a RequestOutput, which are all so far or, in a stream, the new ones."""
         for answer in output.outputs:
-            new = len(answer.token_ids)
-            self.lengths[answer.index] = self.lengths[answer.index] + new if self._delta else new
-            if (thinking := self._meter.thinking) is not None:
-                kept = self._tokens[answer.index]
-                kept[len(kept) if self._delta else 0 :] = answer.token_ids
+            before = self.lengths[answer.index] if self._delta else 0
+            self.lengths[answer.index] = before + len(answer.token_ids)
+            if self._thinking is not None:
+                self._tokens[answer.index][before:] = answer.token_ids
                 if self._opened is None and output.prompt_token_ids is not None:
-                    self._opened = thinking.opened_by(output.prompt_token_ids)
+                    self._opened = self._thinking.opened_by(output.prompt_token_ids)
 
     def wanted(self, answer: int) -> int:
         return max(self.lengths[answer] - 1, 0)
@@ -116,8 +115,7 @@ class Part:
 
     def thinking(self, answer: int) -> int:
         """How many of the answer's first tokens are not part of what it says."""
-        thinking = self._meter.thinking
-        return 0 if thinking is None else thinking.length(self._tokens[answer], bool(self._opened))
+        return 0 if self._thinking is None else self._thinking.length(self._tokens[answer], bool(self._opened))
 
 
 class Answer:
