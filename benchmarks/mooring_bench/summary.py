@@ -7,16 +7,16 @@
     separation  how well projections at the monitored layer tell default from role answers, under the reference
 
 `prompts` counts a prompt once for each seed it was asked under, `cut_off` last answers that reached the limit of
-tokens. Readings are the server's own `mooring` objects, one per answer (where_it_lay.py); where it sends none, or no number in
-one, there is nothing to average and `n` says so. Projections and lifts are in residual-stream units along +axis, drift
-is 0 at the mean default answer and 1 at the mean role-play, lifted_share is a share of tokens. Drift and lift of a
-profile with an axis of its own are along that axis.
+tokens. Readings are the server's own `mooring` objects, one per answer (where_it_lay.py); where it sends none, or no
+number in one, there is nothing to average and `n` says so. Projections and lifts are in residual-stream units along
++axis, drift is 0 at the mean default answer and 1 at the mean role-play, lifted_share is a share of tokens. Drift and
+lift of a profile with an axis of its own are along that axis.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from mooring_bench import where_it_lay, paired
+from mooring_bench import paired, where_it_lay
 from mooring_bench.judged import Judged, Key
 
 Summary = dict[str, Any]
