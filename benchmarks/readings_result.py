@@ -3,7 +3,7 @@
 ratio         tokens per second, and CPU seconds per token, with readings over without, of one round (blocks.py)
 added         of one round, a percentile of the last gap with readings minus the same without, in ms
 added_whole   the same of the time of a request
-estimate      median over the rounds, with the 95 % percentile bootstrap over starts and the rounds in each
+estimate      median over the rounds, with its 95 % interval (blocks.py)
 null          the same for the server without readings against itself, in neighbouring rounds of one start
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mooring_bench.blocks import by_start, drawn, estimate, null, paired, percentiles, starts_of
+from mooring_bench.blocks import estimate, interval, null, paired, starts_of
 from overhead_result import MET, rounded
 
 ON, OFF = "default", "unmeasured"
@@ -74,9 +74,8 @@ def _interval(differences: Sequence[float], starts: Sequence[int]) -> Result:
     values = np.asarray(differences)
     if len(values):
         found["median"] = round(float(np.median(values)), 4)
-    if len(values) > 1:
-        low, high = np.percentile(drawn(by_start(values, starts)), percentiles(len(values)))
-        found |= {"low": round(float(low), 4), "high": round(float(high), 4)}
+    if (limits := interval(values, starts)) is not None:
+        found |= dict(zip(("low", "high"), (round(end, 4) for end in limits), strict=True))
     return found
 
 

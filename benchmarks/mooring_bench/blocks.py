@@ -10,30 +10,32 @@ seconds then slows all arms alike, and not the one whose block it was.
 
     ratio      arm / baseline of one round
     estimate   median of the ratios, with a 95 % expanded percentile bootstrap on the log scale: the percentiles lie
-               further out the fewer pairs there are, as Student's t does, else intervals of 8 or 12 pairs are too short
+               further out the fewer pairs there are, as Student's t does, else intervals of 12 pairs are too short.
+               Of fewer than FEW pairs, which a bootstrap of medians cannot say enough of, Student's t
     null       the same for the baseline against itself: its block in every second round over that in the round before
 
 The blocks of a null pair lie as far apart as, or further than, those of a ratio: its interval is what the machine
 does to a comparison of a thing with itself.
 
 Two starts of the same server can differ, by where their memory came to lie, and no number of rounds between the same
-two servers shows it. Where a run has several starts, the bootstrap draws starts, then rounds within each.
+two servers shows it. Where a run has several starts, each is one observation, its median, and the interval is Student's
+t of these: long where there are two or three starts, and as long as it has to be.
 
 Williams 1949, doi:10.1071/CH9490149. Hesterberg 2015, doi:10.1080/00031305.2015.1089789.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import NormalDist
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mooring_bench.paired import Z
+from mooring_bench.paired import percentiles, student
 
 RESAMPLES: Final = 10_000
 SEED: Final = 0
+FEW: Final = 12
 TURN_SECONDS: Final = 3.0
 """Long enough that what a server does after an answer mostly falls into its own turn."""
 
@@ -108,20 +110,28 @@ def estimate(ratios: Sequence[float], starts: Sequence[int] | None = None) -> Es
     parts = by_start(logs, starts)
     medians = [float(np.exp(np.median(part))) for part in parts]
     median = float(np.exp(np.median(logs)))
-    if len(logs) < 2:
+    if (found := interval(logs, starts)) is None:
         return Estimate(median, None, None, None, list(ratios), medians)
-    low, high = np.exp(np.percentile(drawn(parts), percentiles(len(logs))))
+    low, high = np.exp(found)
     return Estimate(median, float(low), float(high), float(logs.std(ddof=1)), list(ratios), medians)
 
 
-def percentiles(n: int) -> tuple[float, float]:
-    """Of the bootstrap of n values, 2 at least, between which a 95 % interval lies."""
-    v = n - 1
-    # Student's quantile: Abramowitz and Stegun 26.7.5.
-    terms = Z**3 + Z, 5 * Z**5 + 16 * Z**3 + 3 * Z, 3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z
-    quantile = Z + terms[0] / (4 * v) + terms[1] / (96 * v**2) + terms[2] / (384 * v**3)
-    tail = 100 * NormalDist().cdf(-quantile * math.sqrt(n / v))
-    return tail, 100 - tail
+def interval(values: Array, starts: Sequence[int] | None = None) -> tuple[float, float] | None:
+    """95 % of what values about as large as these are drawn around; see the head of this file. None of one value."""
+    parts = by_start(values, starts)
+    if len(parts) > 1:
+        return _students(np.array([np.median(part) for part in parts]))
+    if len(values) < 2:
+        return None
+    if len(values) < FEW:
+        return _students(values)
+    low, high = np.percentile(_medians(values), percentiles(len(values)))
+    return float(low), float(high)
+
+
+def _students(values: Array) -> tuple[float, float]:
+    half = student(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def by_start(values: Array, starts: Sequence[int] | None) -> list[Array]:
@@ -130,18 +140,10 @@ def by_start(values: Array, starts: Sequence[int] | None) -> list[Array]:
     return [values[which == start] for start in dict.fromkeys(which.tolist())]
 
 
-def drawn(parts: Sequence[Array]) -> Array:
-    """(RESAMPLES,) medians: parts are drawn with replacement, then as many values from each as it holds."""
+def _medians(values: Array) -> Array:
+    """(RESAMPLES,) medians of values drawn with replacement."""
     rng = np.random.default_rng(SEED)
-    sizes = np.array([len(part) for part in parts])
-    table = np.full((len(parts), sizes.max()), np.nan)
-    for row, part in zip(table, parts, strict=True):
-        row[: len(part)] = part
-    chosen = rng.integers(0, len(parts), (RESAMPLES, len(parts)))[..., None]
-    places = np.arange(sizes.max())
-    found = table[chosen, (rng.random((*chosen.shape[:2], places.size)) * sizes[chosen]).astype(int)]
-    found[np.broadcast_to(places >= sizes[chosen], found.shape)] = np.nan
-    medians: Array = np.nanmedian(found.reshape(RESAMPLES, -1), axis=1)
+    medians: Array = np.median(values[rng.integers(0, len(values), (RESAMPLES, len(values)))], axis=1)
     return medians
 
 

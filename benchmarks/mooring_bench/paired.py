@@ -190,9 +190,20 @@ def slope(values: Sequence[float]) -> float:
     return float(steps @ np.asarray(values) / (steps @ steps))
 
 
+def student(v: int) -> float:
+    """What Student's t with v degrees of freedom exceeds in one case of 40."""
+    if v == 1:
+        return math.tan(0.475 * math.pi)
+    if v == 2:
+        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
+    # Abramowitz and Stegun 26.7.5.
+    terms = Z**3 + Z, 5 * Z**5 + 16 * Z**3 + 3 * Z, 3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z
+    return Z + terms[0] / (4 * v) + terms[1] / (96 * v**2) + terms[2] / (384 * v**3)
+
+
 def percentiles(n: int) -> tuple[float, float]:
-    """Of the bootstrap of n clusters, between which a 95 % interval lies."""
-    tail = 100 * NormalDist().cdf(-_student(n - 1) * math.sqrt(n / (n - 1))) if n > 1 else 0.0
+    """Of the bootstrap of n values or clusters, between which a 95 % interval lies."""
+    tail = 100 * NormalDist().cdf(-student(n - 1) * math.sqrt(n / (n - 1))) if n > 1 else 0.0
     return tail, 100 - tail
 
 
@@ -220,7 +231,7 @@ def _effective(sums: Sequence[float], squares: float, n: int) -> float:
     if clusters == 1:
         return 1.0
     design = clusters / (clusters - 1) * between / squares if squares > 1e-9 else n / clusters
-    return n / max(1.0, design) * (Z / _student(clusters - 1)) ** 2
+    return n / max(1.0, design) * (Z / student(clusters - 1)) ** 2
 
 
 def _variance(values: Array, clusters: Clusters) -> float:
@@ -228,12 +239,6 @@ def _variance(values: Array, clusters: Clusters) -> float:
     n, off = len(values), values - values.mean()
     alone = float(off @ off) / (n * (n - 1))
     return alone * n / _effective([sum(part) for part in grouped(off.tolist(), clusters)], float(off @ off), n)
-
-
-def _student(v: int) -> float:
-    """Two-sided 95 % of Student's t: Abramowitz and Stegun 26.7.5."""
-    terms = Z**3 + Z, 5 * Z**5 + 16 * Z**3 + 3 * Z, 3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z
-    return Z + terms[0] / (4 * v) + terms[1] / (96 * v**2) + terms[2] / (384 * v**3)
 
 
 def _resampled(table: Table, seed: int) -> npt.NDArray[np.int64]:
