@@ -68,7 +68,8 @@ def test_answers_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) ->
     assert {block["start"] for block in found["blocks"]} == {0, 1}
 
 
-def test_the_interval_of_a_pooled_percentile_holds_the_truth() -> None:
+@pytest.mark.parametrize("starts", [1, 3])
+def test_the_interval_of_a_pooled_percentile_holds_the_truth(starts: int) -> None:
     """Rounds share what the machine does, answers have a long tail, and one place is 2 ms slower."""
     rng, held = np.random.default_rng(7), 0
     for _ in range(100):
@@ -76,7 +77,7 @@ def test_the_interval_of_a_pooled_percentile_holds_the_truth() -> None:
         for number in range(12):
             machine = rng.normal(0, 3)
             one, other = (50 + machine + rng.exponential(4, 100) for _ in range(2))
-            pairs.append((number // 4, (one + 2).tolist(), other.tolist()))
+            pairs.append((number % starts, (one + 2).tolist(), other.tolist()))
         found = history.added(pairs, 99, resamples=200)
         held += found["low"] <= 2 <= found["high"]
     assert held >= 90
@@ -85,3 +86,18 @@ def test_the_interval_of_a_pooled_percentile_holds_the_truth() -> None:
 def test_one_round_has_no_interval() -> None:
     found = history.added([(0, [2.0, 2.0], [1.0, 1.0])], 50)
     assert found == {"added": 1.0, "low": None, "high": None, "rounds": 1}
+
+
+@pytest.mark.parametrize(
+    ("interval", "itself", "met"),
+    [
+        ((-0.5, 0.9), (-1, 1), True),
+        ((1.1, 3.0), (-1, 1), False),
+        ((-0.5, 1.5), (-1, 1), None),
+        ((-0.5, 0.9), (0.1, 2), None),
+        ((None, None), (-1, 1), None),
+    ],
+)
+def test_what_is_added_is_met_by_the_whole_interval(interval: Any, itself: Any, met: bool | None) -> None:
+    found = {"added": 0.2, "low": interval[0], "high": interval[1], "null": {"low": itself[0], "high": itself[1]}}
+    assert history.added_target("x", found)["met"] is met
