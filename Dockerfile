@@ -1,8 +1,7 @@
 # Mooring on vLLM's own image: docker build -t mooring . && docker run --gpus all -p 8000:8000 mooring Qwen/Qwen3-32B
 #
-# Drop-in: the arguments are those of vllm/vllm-openai, whose entrypoint is `vllm serve`. Here it is `mooring serve`,
-# which takes the same, and `vllm serve` by name is the same again (deploy/image/vllm). vLLM's version is exact, because
-# Mooring refuses any other.
+# Drop-in: the entrypoint and its arguments are those of vllm/vllm-openai, `vllm serve`, and that name is here
+# `mooring serve` (deploy/image/vllm). vLLM's version is exact, because Mooring refuses any other.
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 
 FROM ${VLLM_IMAGE} AS build
@@ -40,4 +39,4 @@ HEALTHCHECK --start-period=30m --interval=15s --timeout=5s --retries=4 \
     CMD ["/bin/sh", "-c", "exec curl --fail --silent --show-error http://localhost:${PORT:-8000}/health"]
 
 EXPOSE 8000
-ENTRYPOINT ["mooring", "serve"]
+ENTRYPOINT ["vllm", "serve"]

@@ -1,6 +1,6 @@
 """What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
 
-    python benchmarks/overhead.py --model demo|qwen3-0.6b-shape [--workload decode|prefill|both]
+    python benchmarks/overhead.py --model demo|qwen3-0.6b-shape|MODEL [--workload decode|prefill|both]
                                   [--arms stock,again,off,default,unmeasured,sixteen,hundred] [--pairs 20]
                                   [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
@@ -16,7 +16,8 @@ the rounds are divided among --starts starts of all servers, each in the reverse
     prefill    long prompts and answers of one token, 16 at a time   tokens/s of prompt tokens
 
 qwen3-0.6b-shape has Qwen3-0.6B's shape and random weights (stand_in.py makes them, once), a cap on 8 layers that
-lifts about half of the rows, and one monitored layer.
+lifts about half of the rows, and one monitored layer. Any other MODEL, a folder or a hub name, gets the same cap on
+the same share of its layers.
 
 Output: a card for people, and the last line of stdout is one JSON document with every block's raw numbers, which
 --out also gets, after every block. A run that is interrupted leaves what it has, marked `"partial": true`.
@@ -24,6 +25,7 @@ Output: a card for people, and the last line of stdout is one JSON document with
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -52,7 +54,9 @@ SHARE: Final = ("--gpu-memory-utilization", "0.2") if shutil.which("nvidia-smi")
 """Where there is a GPU: all servers are up at once, and each would take nine tenths of it."""
 OPTIONS: Final = ("--max-model-len", "2048", "--max-num-seqs", "64", "--uvicorn-log-level", "warning", *SHARE)
 """Of vLLM, for every server."""
+ANY: Final = "any other"
 WORKLOADS: Final = {
+    ANY: (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "demo": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
 }
@@ -102,7 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    own.add_argument("--model", required=True, choices=list(WORKLOADS))
+    own.add_argument("--model", required=True, help="demo, qwen3-0.6b-shape, or any model")
     own.add_argument("--workload", choices=["decode", "prefill", "both"], default="both")
     own.add_argument("--arms", type=_arms, default="stock,off,default", help="in the order of the first round")
     own.add_argument("--pairs", type=_positive(int), default=FULL_PAIRS, help="rounds of one block per arm")
@@ -140,13 +144,17 @@ def _positive(kind: type) -> Any:
 
 def prepare(options: argparse.Namespace) -> Run:
     """Make what is served; nothing has been started yet."""
-    folder = FOLDER / options.model
+    folder = FOLDER / re.sub(r"[^A-Za-z0-9.-]+", "-", options.model).strip("-")
     if options.model != "demo" or set(options.arms) & set(SLOTS):
         make_stand_in(options.model, folder)
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of(options.model, folder)
-    workloads = [w for w in WORKLOADS[options.model] if options.workload in (w.name, "both")]
+    workloads = [w for w in workloads_of(options.model) if options.workload in (w.name, "both")]
     return Run(options, subject, servers(subject, options.arms, OPTIONS, folder), workloads, where())
+
+
+def workloads_of(model: str) -> tuple[Workload, ...]:
+    return WORKLOADS.get(model, WORKLOADS[ANY])
 
 
 def make_stand_in(model: str, folder: Path) -> None:
@@ -165,9 +173,9 @@ def subject_of(model: str, folder: Path) -> Subject:
     if model == "demo":
         words = vocabulary(demo.MODEL_DIR)
         return Subject(model, str(demo.MODEL_DIR), "demo", default_of_demo(), words, (), folder, 1)
-    own, axis = folder / "model", ("--axis", str(folder / "axis.safetensors"))
-    served = (*axis, "--axis-of-another-model")
-    return Subject(model, str(own), str(own), "default", vocabulary(own), served, folder, 2)
+    own = str(folder / "model") if model in WORKLOADS else model
+    served = ("--axis", str(folder / "axis.safetensors"), "--axis-of-another-model")
+    return Subject(model, own, own, "default", vocabulary(own), served, folder, 2)
 
 
 def default_of_demo() -> str:
@@ -176,8 +184,10 @@ def default_of_demo() -> str:
     return str(load_profiles(demo.PROFILES_FILE).default)
 
 
-def vocabulary(model: Path) -> int:
-    return int(json.loads((model / "config.json").read_text())["vocab_size"])
+def vocabulary(model: Path | str) -> int:
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(model).get_text_config().vocab_size)
 
 
 def measure(run: Run) -> None:
@@ -218,7 +228,7 @@ def measure_round(run: Run, start: int, number: int, order: Sequence[str]) -> No
 def warm_up(run: Run, arm: str) -> None:
     """Two waves of each kind; of long answers, what share of their tokens was lifted."""
     seed = 1, list(ARMS).index(arm)  # arms of one server must not find each other's prompts in its cache
-    for workload in WORKLOADS[run.options.model]:
+    for workload in workloads_of(run.options.model):
         heard = send(run, workload, arm, 2 * CONCURRENCY, seed, keep=True)
         if workload.answer_tokens > 1 and (found := lifted(heard.bodies)):
             run.lifted[arm] = found

@@ -1,11 +1,11 @@
 """The models that are measured, with axes that lift: run once, in a process of its own, before any server starts.
 
-    python benchmarks/stand_in.py demo|qwen3-0.6b-shape FOLDER
+    python benchmarks/stand_in.py demo|qwen3-0.6b-shape|MODEL FOLDER
 
-FOLDER then holds
+MODEL is a folder or a hub name: its own weights, under random axes. FOLDER then holds
     model/                  qwen3-0.6b-shape only: Qwen3-0.6B's configuration with random weights (seed 0), and a
                             tokenizer of the same 151936 entries. Speed depends on shapes and not on what they say.
-    axis.safetensors        qwen3-0.6b-shape only: random unit directions that recommend the cap that is measured
+    axis.safetensors        not of the demo: random unit directions that recommend the cap that is measured
     axis-01 ... axis-126    126 more, each with its own directions, for the measurements with 16 and 128 profiles
     profiles-16.yaml        `default`, and one profile for each of the first 14
     profiles-128.yaml       the same for all 126
@@ -76,16 +76,17 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.model == QWEN:
-        folder, name = options.folder / "model", QWEN
-        make_model(folder)
+        make_model(options.folder / "model")
+        make_axes(options.folder / "model", QWEN, options.folder)
+    elif options.model == demo.MODEL_NAME:
+        make_axes(demo.MODEL_DIR, demo.MODEL_NAME, options.folder)
     else:
-        folder, name = demo.MODEL_DIR, demo.MODEL_NAME
-    make_axes(folder, name, options.folder)
+        make_axes(options.model, options.model, options.folder)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     own = argparse.ArgumentParser(description="Make what benchmarks/overhead.py serves.", allow_abbrev=False)
-    own.add_argument("model", choices=["demo", QWEN])
+    own.add_argument("model", help=f"demo, {QWEN}, or any model that transformers loads")
     own.add_argument("folder", type=Path)
     return own.parse_args(arguments)
 
@@ -107,15 +108,15 @@ def make_tokenizer(entries: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0")
 
 
-def make_axes(model: Path, name: str, folder: Path) -> None:
+def make_axes(model: Path | str, name: str, folder: Path) -> None:
     """Write the axes, the profile file, and what is known about them."""
-    place = PLACES[name]
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
     depth, width = network.config.num_hidden_layers, network.config.hidden_size
+    place = PLACES.get(name) or place_in(depth)
     directions = [random_directions(depth, width, seed) for seed in range(len(MORE_AXES) + 1)]
     projections = read_projections(network, np.stack(directions))
     axes = [make_axis(d, projections[i], name, place) for i, d in enumerate(directions)]
-    own = axes[0] if name == QWEN else None
+    own = axes[0] if name != demo.MODEL_NAME else None
     if own is not None:
         own.save(folder / "axis.safetensors")
     for named, axis in zip(MORE_AXES, axes[1:], strict=True):
@@ -124,6 +125,15 @@ def make_axes(model: Path, name: str, folder: Path) -> None:
         profiles = yaml.safe_dump(profiles_of(place, own, slots), sort_keys=False)
         (folder / profile_file(slots)).write_text(profiles)
     (folder / MADE).write_text(json.dumps(facts(name, place), indent=2) + "\n")
+
+
+def place_in(depth: int) -> Capped:
+    """Where QWEN is capped and read, in a model of `depth` layers."""
+    of = PLACES[QWEN]
+    first, end, monitored = (round(layer * depth / QWEN_CONFIG["num_hidden_layers"]) for layer in (
+        of.layers.start, of.layers.stop, of.monitored,
+    ))  # fmt: skip
+    return Capped(range(first, max(end, first + 1)), monitored)
 
 
 def random_directions(depth: int, width: int, seed: int) -> npt.NDArray[np.float32]:

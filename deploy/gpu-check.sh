@@ -6,7 +6,7 @@
 #                                       kernelspeed
 #
 #   PYTHON=python3                      an interpreter with vLLM 0.32.0 (CUDA); Mooring is installed beside it
-#   MOORING_HUB_MODEL=Qwen/Qwen3-0.6B   for `hub`: a model of that shape, which is downloaded
+#   MOORING_HUB_MODEL=Qwen/Qwen3-0.6B   for `hub` and `overhead`: a model of that shape, which is downloaded
 #   OUT=gpu-check                       folder for the logs and the report
 #
 # Prints one report, with the card of every measurement, and ends with 1 if a step failed, with 2 if none could start.
@@ -25,7 +25,7 @@ stop() {
     exit 2
 }
 
-# What each step runs. Tests bring their own models; `hub` alone needs the network.
+# What each step runs. Tests bring their own models; `hub` and `overhead` need the network.
 step() {
     case $1 in
     doctor) "$PYTHON" -c 'from mooring_server.cli import main; main()' doctor ;;
@@ -36,8 +36,8 @@ step() {
     v2) PYTHONPATH=tests tests -p v2_on_cuda tests/hooks/test_parity.py tests/hooks/test_batching.py ;;
     hub) tests tests/server/test_hub_model.py ;;
     overhead)
-        "$PYTHON" benchmarks/overhead.py --model qwen3-0.6b-shape --arms stock,again,off,default \
-            --pairs 8 --block-seconds 10 --starts 1 --out "$OUT/overhead.json"
+        "$PYTHON" benchmarks/overhead.py --model "${MOORING_HUB_MODEL:-Qwen/Qwen3-0.6B}" \
+            --arms stock,again,off,default --pairs 8 --block-seconds 10 --starts 1 --out "$OUT/overhead.json"
         ;;
     kernelspeed) "$PYTHON" benchmarks/kernel.py --out "$OUT/kernel.json" ;;
     esac

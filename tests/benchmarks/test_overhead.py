@@ -515,7 +515,6 @@ def test_a_server_that_dies_ends_the_run_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "gpt-9"], "invalid choice: 'gpt-9'"),
         ([], "--model"),
         (["--model", "demo", "--arms", "stock,nothing"], "there is no arm 'nothing'"),
         (["--model", "demo", "--arms", "off,default"], "name 'stock'"),
@@ -529,6 +528,13 @@ def test_wrong_arguments_are_refused_by_name(
         overhead.parse(arguments)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_any_other_model_is_capped_in_the_same_share_of_its_layers() -> None:
+    assert stand_in.place_in(28) == stand_in.PLACES[stand_in.QWEN]
+    assert stand_in.place_in(64) == (range(39, 57), 32) and stand_in.place_in(4) == (range(2, 4), 2)
+    assert [w.prompt_tokens for w in overhead.workloads_of("some/model")] == [16, 1024]
+    assert overhead_result.targets("some/model", {}, 20, 30.0) == []
 
 
 def test_short_is_two_pairs_of_five_seconds() -> None:

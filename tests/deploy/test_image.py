@@ -44,6 +44,13 @@ def test_versions_are_those_of_the_package_and_of_the_vllm_it_is_made_for() -> N
     assert values["servingEngineSpec"]["modelSpec"][0]["tag"] == tag
 
 
+def test_the_entrypoint_is_that_of_vllms_image_and_by_its_name_mooring_comes_first() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE) == ['["vllm", "serve"]']
+    assert "COPY --chmod=755 deploy/image/vllm /opt/mooring/bin/vllm" in text
+    assert re.findall(r"\bPATH=(\S+)", text) == ["/opt/mooring/bin:${PATH}"]
+
+
 def pinned() -> list[str]:
     return (DEPLOY / "requirements" / "dev.txt").read_text().splitlines()
 

@@ -33,6 +33,7 @@ TOOL = {"type": "function", "function": {"name": "look", "description": "look at
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {
     "type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"],
     "additionalProperties": False}}}  # fmt: skip
+LOOK = TOOL["function"]
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("chat/completions", {"messages": TALK, "max_tokens": 12}),
     ("chat/completions", {"messages": TALK, "max_tokens": 1}),
@@ -43,12 +44,22 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("chat/completions", {"messages": TALK, "max_tokens": 40, "tools": [TOOL],
                           "tool_choice": {"type": "function", "function": {"name": "look"}}}),
     ("chat/completions", {"messages": TALK, "max_tokens": 8, "n": 3, "temperature": 1.0, "seed": 5}),
+    ("chat/completions", {"messages": TALK, "max_tokens": 12, "tools": [TOOL], "tool_choice": "auto"}),
     ("completions", {"prompt": "The sea", "max_tokens": 12}),
+    ("completions", {"prompt": "The sea", "max_tokens": 30, "response_format": SCHEMA}),
     ("completions", {"prompt": ["The sea", "A man"], "max_tokens": 5, "logprobs": 1, "echo": True}),
     ("completions", {"prompt": ["The sea", "A man"], "max_tokens": 5, "n": 2, "temperature": 1.0, "seed": 5}),
     ("responses", {"input": "Who are you?", "max_output_tokens": 12}),
     ("responses", {"input": TALK, "max_output_tokens": 12, "instructions": "You are a pirate.", "user": "u"}),
+    ("responses", {"input": TALK, "max_output_tokens": 8, "top_logprobs": 2,
+                   "include": ["message.output_text.logprobs"]}),
+    ("responses", {"input": TALK, "max_output_tokens": 30,
+                   "text": {"format": {"type": "json_schema", **SCHEMA["json_schema"]}}}),
+    ("responses", {"input": TALK, "max_output_tokens": 40, "tools": [{"type": "function", **LOOK}],
+                   "tool_choice": "required"}),
     ("messages", {"messages": TALK, "max_tokens": 12}),
+    ("messages", {"messages": TALK, "max_tokens": 40, "tool_choice": {"type": "any"},
+                  "tools": [{"name": "look", "description": "look at a place", "input_schema": LOOK["parameters"]}]}),
     ("messages", {"messages": TALK, "max_tokens": 12, "system": "You are a pirate.", "stop_sequences": ["the"]}),
 ]  # fmt: skip
 REFUSED: list[tuple[str, bytes]] = [
