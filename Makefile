@@ -19,7 +19,7 @@ serve: install ## serve the embedded demo model, capped, on port $(PORT)
 	@.venv/bin/mooring serve demo --port $(PORT)
 
 test: install-dev ## everything that runs in minutes; what CI runs
-	@.venv/bin/python -m pytest -m "not verify and not gpu"
+	@.venv/bin/python -m pytest -m "not verify and not gpu" --durations=25 --durations-min=5
 
 check: install-dev ## style, types and generated files; what pre-commit runs
 	@.venv/bin/ruff check .

@@ -98,8 +98,10 @@ def test_an_empty_batch_writes_nothing() -> None:
 
 
 @pytest.mark.verify
-def test_a_long_batch() -> None:
-    check(Case.random(8192, 128, torch.float32))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [128, 896])
+def test_a_long_batch(width: int, dtype: torch.dtype) -> None:
+    check(Case.random(8192, width, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
