@@ -18,8 +18,9 @@ bit of r changes.
     projections          fp32, the first T are overwritten
 
 The closed form loses |r|^2 / |r'|^2 in relative accuracy: a cap that takes 99 % of |r|^2 away leaves five digits of y.
-It is clamped at 0, where norm.py clamps it. Nothing waits for the device, and of contiguous rows, as vLLM's are, nothing
-is allocated, so that CUDA graphs can capture it; as a custom operation it stays one call, in place, inside a compiled graph.
+It is clamped at 0, where norm.py clamps it. Nothing waits for the device, and of contiguous rows, as vLLM's are,
+nothing is allocated, so that CUDA graphs can capture it; as a custom operation it stays one call, in place, inside a
+compiled graph.
 
 Inductor's fusion of norm.py is the default, and this is chosen by MOORING_KERNEL=triton, because neither has been
 measured on a GPU yet: benchmarks/kernel.py does it.
