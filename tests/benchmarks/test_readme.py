@@ -27,8 +27,9 @@ def test_the_table_of_quality_shows_the_committed_numbers() -> None:
 
 
 def interval(measure: dict[str, Any], digits: int, unit: str = "") -> str:
-    median, low, high = (f"{measure[key]:.{digits}f}" for key in ("median", "low", "high"))
-    return f"{median}{unit} ({low} to {high})"
+    value = measure["median"] if "median" in measure else measure["added"]
+    found, low, high = (f"{number:.{digits}f}" for number in (value, measure["low"], measure["high"]))
+    return f"{found}{unit} ({low} to {high})"
 
 
 def test_the_table_of_costs_shows_the_committed_numbers() -> None:
