@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mooring_axes.profiles import Profile, off_profile, resolve
+from mooring_hooks import sites
 from mooring_hooks.sites import CapSite, install
-from mooring_hooks.table import SlotTable
+from mooring_hooks.table import INDUCTOR, TRITON, SlotTable
 from tiny import LAYERS, WIDTH, random_axis
 
 DEVICE = torch.device("meta")
@@ -38,7 +39,7 @@ class Layer(nn.Module):
         return stream + 1
 
 
-def capped(kind: str, axes: int) -> nn.Module:
+def capped(kind: str, axes: int, kernel: str = INDUCTOR) -> nn.Module:
     """The first changed module of a toy model, all of it without values."""
     norm = type(kind, (Norm,), {})
     top, body = type("LlamaForCausalLM" if "Norm" in kind else "GPT2LMHeadModel", (nn.Module,), {})(), nn.Module()
@@ -46,7 +47,7 @@ def capped(kind: str, axes: int) -> nn.Module:
     body.norm, top.model, top.transformer = norm(), body, body
     profiles = [resolve(Profile(name=f"a{i}", layers="2:4", floor=0.5), random_axis(seed=i)) for i in range(axes)]
     table = SlotTable.build([off_profile(random_axis()), *profiles])
-    site = install(top, table, torch.zeros(64, dtype=torch.int32, device=DEVICE), lambda: None)[0]
+    site = install(top, table, torch.zeros(64, dtype=torch.int32, device=DEVICE), lambda: None, kernel)[0]
     return site.module.to(DEVICE)
 
 
@@ -86,6 +87,22 @@ def test_a_capped_module_writes_to_its_projections_alone_and_asks_the_host_for_n
     module = capped(kind, axes)
     watched = trace(module)
     assert watched.written and elsewhere(module, watched) == []
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("kind", ["RMSNorm", "GemmaRMSNorm"])
+def test_one_launch_writes_to_its_projections_and_to_the_two_tensors_that_it_returns(
+    kind: str, axes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mooring_hooks.kernel  # noqa: F401, registers the operation
+
+    monkeypatch.setattr(sites, "_check_kernel", lambda *_: None)  # that there is a device for it
+    module = capped(kind, axes, TRITON)
+    stream, residual = torch.empty(2, ROWS, WIDTH, dtype=torch.bfloat16, device=DEVICE)
+    with torch.no_grad(), Watched() as watched:
+        returned = module(residual, stream)
+    own = {t.untyped_storage()._cdata for t in (*returned, module.mooring_projections)}  # type: ignore[union-attr]
+    assert len(watched.written) == 3 and {t.untyped_storage()._cdata for t in watched.written} == own
 
 
 def test_the_trace_sees_a_write_elsewhere() -> None:
