@@ -18,6 +18,8 @@ from typing import Final
 
 SIZE: Final = 8 * 2**20
 """Bytes for messages: seconds of a busy server, should the reader be held up."""
+WHOLE: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""All pages at once: no step of the model meets one that is not there, and no process grows until it has been round."""
 COUNTERS: Final = 64
 """Bytes before them; a cache line."""
 WRITTEN, READ = 0, 1
@@ -51,7 +53,7 @@ class RingWriter:
         self._size, self._written = size, 0
         try:
             os.posix_fallocate(handle, 0, COUNTERS + size)  # a page that cannot be had would kill the process later
-            self._memory = mmap.mmap(handle, COUNTERS + size)
+            self._memory = mmap.mmap(handle, COUNTERS + size, WHOLE)
         except OSError:
             os.unlink(path)
             raise
@@ -86,7 +88,7 @@ class RingReader:
     def __init__(self, path: Path) -> None:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
-            self._memory = mmap.mmap(handle, 0)
+            self._memory = mmap.mmap(handle, 0, WHOLE)
         finally:
             os.close(handle)
             os.unlink(path)

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import random
+import shutil
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mooring_hooks import ring
@@ -109,3 +111,22 @@ def test_no_room_for_a_ring_is_an_error_and_leaves_no_file(tmp_path: Path, monke
     with pytest.raises(OSError, match="No space left"):
         RingWriter(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    folder = ring.folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_all_of_its_memory_is_there_from_the_beginning(in_memory: Path) -> None:
+    size = 4 * 2**20
+    before = psutil.Process().memory_info().rss
+    writer = RingWriter(in_memory, size)
+    made = psutil.Process().memory_info().rss
+    assert made - before > 0.9 * size
+    for _ in range(64):
+        assert writer.write(b"x" * (size // 80))
+    assert psutil.Process().memory_info().rss - made < 0.1 * size
+    writer.close()
