@@ -6,19 +6,16 @@ preemption) counts once, with the value it had last.
 """
 
 import re
-import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zmq
 
-from mooring_hooks import ring
 from mooring_hooks.frames import (
     HEAD,
     INDEX,
@@ -32,6 +29,7 @@ from mooring_hooks.frames import (
     record_size,
 )
 from mooring_hooks.ring import BrokenRing, RingReader
+from mooring_hooks.shared import SharedFolder
 
 _RING_NAME: Final = re.compile(rb"ring-[A-Za-z0-9_]{1,64}")
 
@@ -88,7 +86,7 @@ class Inbox:
         self._sites, self._slots = sites, slots
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, WAITING_FRAMES)
-        self._folder: Path | None = None
+        self._folder: SharedFolder | None = None
         self.key = ""
         self.address = self._bind_folder() if tcp_host is None else self._bind_tcp(tcp_host)
         self._rings: list[RingReader] = []
@@ -146,7 +144,7 @@ class Inbox:
             self._malformed += 1
             return
         try:
-            self._rings.append(RingReader(self._folder / name.decode()))
+            self._rings.append(RingReader(self._folder.path / name.decode()))
         except (OSError, ValueError):
             self._malformed += 1
 
@@ -210,11 +208,12 @@ class Inbox:
                 reader.close()
             self._rings.clear()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
+            self._folder = None
 
     def _bind_folder(self) -> str:
-        self._folder = ring.folder()
-        address = f"{IPC}{self._folder / 'readings'}"
+        self._folder = SharedFolder()
+        address = f"{IPC}{self._folder.path / 'readings'}"
         self._socket.bind(address)
         return address
 

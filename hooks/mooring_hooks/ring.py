@@ -28,14 +28,6 @@ LENGTH: Final = 4
 SKIP: Final = b"\xff" * LENGTH
 ORDERED: Final = ("x86_64", "amd64")
 """Machines that show stores in their order, as `platform` calls them in lower case."""
-MEMORY: Final = Path("/dev/shm")
-"""Where files lie in memory alone. In a file on a disk the kernel may hold up a store while it writes pages back."""
-
-
-def folder() -> Path:
-    """A new one for this user alone, in memory where that can be."""
-    within = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
-    return Path(tempfile.mkdtemp(prefix="mooring-", dir=within))  # mode 0700
 
 
 class BrokenRing(Exception):

@@ -238,7 +238,7 @@ def test_on_one_node_frames_go_through_a_ring_that_leaves_no_file(inbox: Inbox) 
         push(inbox, sender, [ticket.number], [1], words([token]))
     assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and len(inbox._rings) == 1
     folder = Path(inbox.address.removeprefix("ipc://")).parent
-    assert [path.name for path in folder.iterdir()] == ["readings"]
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "readings"]
 
 
 def test_the_ring_lies_in_memory_and_only_on_processors_that_keep_stores_in_order(

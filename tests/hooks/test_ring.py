@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from mooring_hooks import ring
 from mooring_hooks.ring import LENGTH, BrokenRing, RingReader, RingWriter
+from mooring_hooks.shared import SharedFolder
 
 SMALL = 4096
 
@@ -115,9 +115,9 @@ def test_no_room_for_a_ring_is_an_error_and_leaves_no_file(tmp_path: Path, monke
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    folder = ring.folder()
-    yield folder
-    shutil.rmtree(folder)
+    folder = SharedFolder()
+    yield folder.path
+    folder.remove()
 
 
 def test_all_of_its_memory_is_there_from_the_beginning(in_memory: Path) -> None:
