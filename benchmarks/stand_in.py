@@ -34,6 +34,7 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis, Recommended
 
 QWEN: Final = "qwen3-0.6b-shape"
+DEMO: Final = "demo"
 MADE: Final = "made.json"
 MORE_AXES: Final = more_profiles(max(SLOTS.values()))
 """Every profile beside `off` and `default` has the axis of its name."""
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.model == QWEN:
         make_model(options.folder / "model")
         make_axes(options.folder / "model", QWEN, options.folder)
-    elif options.model == demo.MODEL_NAME:
+    elif options.model == DEMO:
         make_axes(demo.MODEL_DIR, demo.MODEL_NAME, options.folder)
     else:
         make_axes(options.model, options.model, options.folder)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     own = argparse.ArgumentParser(description="Make what benchmarks/overhead.py serves.", allow_abbrev=False)
-    own.add_argument("model", help=f"demo, {QWEN}, or any model that transformers loads")
+    own.add_argument("model", help=f"{DEMO}, {QWEN}, or any model that transformers loads")
     own.add_argument("folder", type=Path)
     return own.parse_args(arguments)
 
