@@ -314,12 +314,12 @@ def test_ctrl_c_leaves_a_partial_result(
 
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
-    out = tmp_path / "quality.json"
+    out, before = tmp_path / "quality.json", signal.getsignal(signal.SIGTERM)
     with served(mooring(before=lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == 100 else None)) as fake:
         assert run(fake, "--out", str(out)) == 130
     found = json.loads(out.read_text())
     assert (found["partial"], found["stopped"]) == (True, "interrupted") and 0 < found["records"] < found["asked"]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_result_is_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,10 @@ def test_private_hashes_differ_between_requests_and_not_within_one() -> None:
 
 
 def supported() -> Any:
-    parallel = SimpleNamespace(use_ubatching=False, prefill_context_parallel_size=1, use_sequence_parallel_moe=False)
+    parallel = SimpleNamespace(
+        use_ubatching=False, prefill_context_parallel_size=1, decode_context_parallel_size=1,
+        use_sequence_parallel_moe=False,
+    )  # fmt: skip
     model = SimpleNamespace(
         architecture="Qwen3ForCausalLM", runner_type="generate", is_hybrid=False, is_encoder_decoder=False,
         dtype="torch.bfloat16",
