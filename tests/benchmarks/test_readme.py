@@ -34,14 +34,17 @@ def interval(measure: dict[str, Any], digits: int, unit: str = "") -> str:
 
 def test_the_table_of_costs_shows_the_committed_numbers() -> None:
     text = (ROOT / "README.md").read_text()
-    found = re.search(r"<!-- cost: from (\S+) and (\S+) -->\n(.*?)<!-- /cost -->", text, re.DOTALL)
+    found = re.search(r"<!-- cost: from (\S+), (\S+) and (\S+) -->\n(.*?)<!-- /cost -->", text, re.DOTALL)
     assert found is not None
-    readings, history = (json.loads((ROOT / name).read_text()) for name in found.groups()[:2])
+    readings, history, slots = (json.loads((ROOT / name).read_text()) for name in found.groups()[:3])
     streamed, fed = readings["results"]["streamed"], history["feed"]["fed"]
     alone = history["answers"]["added_ms"]["alone"]["p99"]
     assert not readings["partial"] and "dirty" not in readings["where"]["commit"]
-    rows = [line.strip("| ").split(" | ")[1:] for line in found[3].splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ")[1:] for line in found[4].splitlines()[2:]]
+    decode = slots["results"]["decode"]
+    assert not slots["partial"] and "dirty" not in slots["where"]["commit"]
     assert rows == [
+        [interval(decode["ratios"]["hundred/default"]["tokens_per_s"], 3), interval(decode["null"]["tokens_per_s"], 3)],
         [interval(streamed["ratio"]["tokens_per_s"], 3), interval(streamed["null"]["tokens_per_s"], 3)],
         [interval(streamed["added"]["p99"], 1, " ms"), interval(streamed["added"]["p99"]["null"], 1, " ms")],
         [interval(alone, 1, " ms"), interval(alone["null"], 1, " ms")],
