@@ -3,7 +3,8 @@
     pytest -m verify     the family of architectures, tensor and pipeline parallelism, a killed worker
     starts               seconds from `mooring serve demo` to the first capped token, the compiled graph on disk
 
-The result carries commit, date and versions; a dirty tree is marked.
+`python tests/verify.py PATH...` runs the long tests of these paths alone, and puts them beside the rest as a part. The
+result carries commit, date and versions, and so does each part; a dirty tree is marked.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +30,20 @@ RESULT = ROOT / "tests" / "results" / "verify.json"
 STARTS = 5
 
 
-def main() -> int:
+def main(paths: Sequence[str]) -> int:
+    return part(paths) if paths else whole()
+
+
+def part(paths: Sequence[str]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        tests = run_tests(Path(folder) / "report.xml", paths)
+    result = json.loads(RESULT.read_text())
+    result.setdefault("parts", {})[" ".join(paths)] = {"where": where(), "tests": tests}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    return 1 if tests["failed"] else 0
+
+
+def whole() -> int:
     with tempfile.TemporaryDirectory() as folder:
         tests = run_tests(Path(folder) / "report.xml")
         starts = time_starts(Path(folder))
@@ -59,11 +74,9 @@ def processor() -> str:
     return f"{len(names)} x {names[0]}" if names else platform.machine()
 
 
-def run_tests(report: Path) -> dict[str, Any]:
+def run_tests(report: Path, paths: Sequence[str] = ("tests",)) -> dict[str, Any]:
     """Run what is marked `verify`; how many passed, and which did not."""
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "verify", f"--junitxml={report}", str(ROOT / "tests")], cwd=ROOT
-    )
+    subprocess.run([sys.executable, "-m", "pytest", "-m", "verify", f"--junitxml={report}", *paths], cwd=ROOT)
     cases = list(ElementTree.parse(report).iter("testcase"))
     failed = [
         f"{c.get('classname')}::{c.get('name')}" for c in cases if list(c.iter("failure")) or list(c.iter("error"))
@@ -91,4 +104,4 @@ def start_once(log: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
