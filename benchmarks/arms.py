@@ -125,12 +125,8 @@ class Server:
         if (code := self._process.poll()) is not None:
             raise CannotMeasure(f"the {self.name} server stopped with code {code}: {self._last_words()}")
 
-    def cpu_seconds(self) -> float:
-        """User and system time that all its processes have taken so far."""
-        return sum(self.cpu_by_process().values())
-
     def cpu_by_process(self) -> dict[str, float]:
-        """The same by what vLLM calls a process; `api` is the one that was started."""
+        """User and system time so far, by what vLLM calls a process; `api` is the one that was started."""
         found: dict[str, float] = {}
         try:
             for process in self._processes:

@@ -23,7 +23,6 @@ after every part. A run that is interrupted leaves what it has, marked `"partial
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ sys.path[:0] = [str(ROOT / "axes"), str(ROOT / "hooks")]
 from kernel_result import Cell, Result, StackCell, card, cell_of, stack_cell_of, targets  # noqa: E402
 from mooring_bench.blocks import orders  # noqa: E402
 from mooring_bench.record import save, where  # noqa: E402
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c  # noqa: E402
 
 ROWS: Final = (1, 8, 32, 64, 256, 1024, 8192)
 HIDDEN: Final = (896, 1024, 2304, 4096, 5120, 8192, 16384)
@@ -52,7 +52,6 @@ COPIED: Final = 1 << 31
 """Bytes."""
 MEMORY: Final = 0.8
 """Share of the free memory that a stack's weights may take."""
-INTERRUPTED: Final = 130
 
 Timed = Callable[[], float]
 """Run once and return microseconds per call."""
@@ -76,15 +75,15 @@ class Run:
     stacks: list[StackCell] = field(default_factory=list)
 
 
+@sigterm_as_ctrl_c()
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run, stopped, code = None, None, 0
     try:
         run = Run(options, where() | {"device": device()})
         measure(run)
     except KeyboardInterrupt:
-        stopped, code = "it was interrupted", INTERRUPTED
+        stopped, code = INTERRUPTED, INTERRUPTED_CODE
     except CannotMeasure as reason:
         stopped, code = str(reason), 2
     if stopped is not None:

@@ -27,7 +27,6 @@ import argparse
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -42,6 +41,7 @@ from load import CannotMeasure, Heard, Pass, Workload, percentiles
 from mooring_axes import demo
 from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import ROOT, save, where
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
 from overhead_result import FULL_PAIRS, FULL_SECONDS, Result, card, disturbed, results, targets
 from turns import Block, take_turns
 
@@ -60,7 +60,6 @@ WORKLOADS: Final = {
     "demo": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
 }
-INTERRUPTED: Final = 130
 
 
 @dataclass
@@ -78,15 +77,15 @@ class Run:
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
+@sigterm_as_ctrl_c()
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run, stopped, code = None, None, 0
     try:
         run = prepare(options)
         measure(run)
     except KeyboardInterrupt:
-        stopped, code = "it was interrupted", INTERRUPTED
+        stopped, code = INTERRUPTED, INTERRUPTED_CODE
     except CannotMeasure as reason:
         stopped, code = " ".join(str(reason).split()), 2
     finally:

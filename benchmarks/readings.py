@@ -17,7 +17,6 @@ Output: a card for people, and the last line of stdout is one JSON document with
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,8 @@ from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, percentiles
 from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import save, where
-from overhead import FOLDER, INTERRUPTED, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_of
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_of
 from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
 from turns import Block, take_turns
 
@@ -53,14 +53,14 @@ class Run:
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
+@sigterm_as_ctrl_c()
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run, stopped, code = prepare(options), None, 0
     try:
         measure(run)
     except KeyboardInterrupt:
-        stopped, code = "it was interrupted", INTERRUPTED
+        stopped, code = INTERRUPTED, INTERRUPTED_CODE
     except CannotMeasure as reason:
         stopped, code = " ".join(str(reason).split()), 2
         say(f"readings: {stopped}")

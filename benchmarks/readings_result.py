@@ -57,10 +57,10 @@ def _median(values: Sequence[float]) -> float | None:
     return float(f"{np.median(values):.6g}") if values else None
 
 
-def added(blocks: Blocks, number: str, percentile: str, arms: tuple[str, str] = (ON, OFF)) -> Result:
+def added(blocks: Blocks, number: str, percentile: str) -> Result:
     """Differences and their interval: of those against the other server, and of the other against itself."""
     flat = [{**b, "value": b[number][percentile]} for b in blocks if b[number]]
-    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in arms)
+    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in (ON, OFF))
     start = {b["round"]: b.get("start", 0) for b in flat}
     both = sorted(on.keys() & off.keys())
     twice = [r for r in sorted(off) if r % 2 == 0 and r + 1 in off and start[r] == start[r + 1]]

@@ -184,11 +184,9 @@ class Inbox:
             return _nothing(self._sites)
         words = [_in_order(raw, widths[first], start, tokens) for first, raw in sorted(stages.items())]
         words = [self._of_slots(w) for w in words]
-        if len(words) == 1:
-            (whole,) = words
-            return Rows(whole[:, INDEX], whole[:, SLOT], whole.view("<f4")[:, HEAD:].T)
-        common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
-        words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
+        if len(words) > 1:
+            common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
+            words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
         values = [w.view("<f4")[:, HEAD:] for w in words]
         return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
 

@@ -26,8 +26,7 @@ class SharedFolder:
         if usable is not None:
             sweep(usable)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=usable))  # mode 0700
-        self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _held(self.path / LOCK)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -42,6 +41,15 @@ def sweep(within: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # it went away meanwhile
             continue
+
+
+def _held(lock: Path) -> int:
+    """Make it and hold it; nobody sees it before it is held."""
+    begun = lock.with_name("begun")
+    handle = os.open(begun, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    begun.rename(lock)
+    return handle
 
 
 def _is_left(lock: Path) -> bool:

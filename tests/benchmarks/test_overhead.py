@@ -27,6 +27,7 @@ import stand_in
 from load import CannotMeasure, Heard, Pass, Target, Workload
 from mooring_bench import blocks, record
 from mooring_bench.blocks import Turns, in_turn, orders, turns
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE
 from turns import take_turns
 
 DECODE = Workload("decode", 4, 5)
@@ -98,6 +99,10 @@ def test_a_neighbour_who_comes_and_goes_slows_both_arms_of_a_round() -> None:
         assert found["default"].heard.seconds / found["stock"].heard.seconds == pytest.approx(1, abs=0.12)
 
 
+def taken_by(servers: dict[str, arms.Server]) -> dict[str, float]:
+    return {name: sum(server.cpu_by_process().values()) for name, server in servers.items()}
+
+
 def test_only_the_server_that_is_measured_runs() -> None:
     """For real: three processes that count as fast as they can."""
     names = ("stock", "mooring", "unmeasured")
@@ -109,11 +114,11 @@ def test_only_the_server_that_is_measured_runs() -> None:
         took: dict[str, list[float]] = {name: [] for name in names}
 
         def send(arm: str, waves: int, turn: int) -> Heard:
-            before = {name: server.cpu_seconds() for name, server in servers.items()}
+            before = taken_by(servers)
             time.sleep(0.3)
-            for name, server in servers.items():
+            for name, seconds in taken_by(servers).items():
                 if name != arms.ARMS[arm].server:
-                    took[name].append(server.cpu_seconds() - before[name])
+                    took[name].append(seconds - before[name])
             return Heard(seconds=0.3)
 
         take_turns(["stock", "default", "unmeasured"], Turns(2, 1), servers, Heard, send)
@@ -470,10 +475,10 @@ def test_an_interrupted_run_keeps_its_blocks_and_says_so(
 
     monkeypatch.setattr(overhead, "blocks", blocks)
     out = tmp_path / "result.json"
-    assert overhead.main(["--model", "demo", "--workload", "decode", "--out", str(out)]) == overhead.INTERRUPTED
+    assert overhead.main(["--model", "demo", "--workload", "decode", "--out", str(out)]) == INTERRUPTED_CODE
     found = result_of(capsys)
     assert found == json.loads(out.read_text())
-    assert found["partial"] is True and found["stopped"] == "it was interrupted"
+    assert found["partial"] is True and found["stopped"] == INTERRUPTED
     assert len(found["blocks"]) == 3
     assert all(server.stopped for server in fakes.values())
 

@@ -194,8 +194,7 @@ def test_the_card_and_the_document_are_written_and_the_answers_beside(tmp_path: 
     out, answers = tmp_path / "quality.json", tmp_path / "answers.jsonl"
     with served(mooring()) as fake:
         assert (
-            run(fake, "--out", str(out), "--answers", str(answers), "--arms", "off,strong", "--note", "vllm serve")
-            == 0
+            run(fake, "--out", str(out), "--answers", str(answers), "--arms", "off,strong", "--note", "vllm serve") == 0
         )
     document = json.loads(out.read_text())
     assert document["where"]["commit"] and document["settings"]["seed"] == demo_sets.SEED
@@ -296,10 +295,9 @@ def test_a_closed_connection_leaves_a_partial_result(capsys: pytest.CaptureFixtu
     assert "the server" in result(capsys)["stopped"]
 
 
-def test_ctrl_c_leaves_a_partial_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_leaves_a_partial_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
+
     def interrupt(number: int) -> None:
         if number == 100:
             os.kill(os.getpid(), signal.SIGINT)
@@ -314,12 +312,12 @@ def test_ctrl_c_leaves_a_partial_result(
 
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
-    out, before = tmp_path / "quality.json", signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "quality.json"
     with served(mooring(before=lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == 100 else None)) as fake:
         assert run(fake, "--out", str(out)) == 130
     found = json.loads(out.read_text())
     assert (found["partial"], found["stopped"]) == (True, "interrupted") and 0 < found["records"] < found["asked"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_result_is_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

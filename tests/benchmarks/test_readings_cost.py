@@ -15,6 +15,7 @@ import readings
 import readings_result
 from last_frames import LENGTHS, Heard, Pass
 from load import CannotMeasure, Target
+from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE
 
 READING = {"complete": True}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -261,9 +262,9 @@ def test_an_interrupted_run_keeps_its_blocks_and_says_so(
         return answered(given)
 
     monkeypatch.setattr(last_frames, "run", run)
-    assert readings.main(["--load", "whole"]) == readings.INTERRUPTED
+    assert readings.main(["--load", "whole"]) == INTERRUPTED_CODE
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["partial"] is True and found["stopped"] == "it was interrupted" and found["blocks"]
+    assert found["partial"] is True and found["stopped"] == INTERRUPTED and found["blocks"]
     assert all(server.stopped for server in fakes.values())
 
 

@@ -41,7 +41,8 @@ def test_what_a_killed_process_has_left_is_taken_away_and_nothing_else(tmp_path:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     begun, other = tmp_path / "mooring-begun", tmp_path / "others"
-    begun.mkdir()  # by a process that has not come to its lock yet
+    begun.mkdir()  # by a process that does not hold its lock yet
+    (begun / "begun").touch()
     other.mkdir()
     (other / LOCK).touch()
     own = SharedFolder(tmp_path)

@@ -3,6 +3,22 @@
 import { key } from "./api.js";
 import { $ } from "./dom.js";
 
+// Both pages may have to ask for it.
+document.body.insertAdjacentHTML(
+  "beforeend",
+  `<dialog id="key-dialog" aria-labelledby="key-title">
+    <form>
+      <h2 id="key-title">API key</h2>
+      <p>This server wants a key. It stays in this tab and is sent to this server only.</p>
+      <label>Key <input id="key-input" type="password" autocomplete="off" spellcheck="false"></label>
+      <div class="buttons">
+        <button type="button" data-close>Cancel</button>
+        <button type="submit" class="primary">Use key</button>
+      </div>
+    </form>
+  </dialog>`,
+);
+
 // Resolves to whether the dialog's form was submitted.
 export function ask(dialog) {
   if (dialog.open) return Promise.resolve(false);
