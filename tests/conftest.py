@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+import servers
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -16,6 +18,20 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("MOORING_TABLES", str(tmp_path_factory.mktemp("tables")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def mooring_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """The demo in fp32, with tools; for tests that need nothing else of it and leave it as it was."""
+    with servers.mooring_demo(tmp_path_factory.mktemp("mooring-demo")) as running:
+        yield running.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def stock_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """The same model on vLLM as it comes, with the same options."""
+    with servers.stock_demo(tmp_path_factory.mktemp("stock-demo")) as running:
+        yield running.wait_until_ready()
 
 
 @pytest.fixture(scope="session")

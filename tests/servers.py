@@ -9,8 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import httpx
+
+from mooring_axes import demo
+from mooring_server.plan import DEMO_OPTIONS, QUIET
 
 START_LIMIT = 400.0
 VLLM_SERVE = """
@@ -23,6 +27,12 @@ if __name__ == "__main__":
     ServeSubcommand.cmd(arguments)
 """
 """`vllm serve`: the CPU build's own `vllm` command cannot start."""
+
+DEMO: Final = ("--dtype", "float32", "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+               "--enable-prompt-tokens-details")  # fmt: skip
+"""Options of the demo servers that test files share, beside those of `mooring serve demo`."""
+STOCK: Final = QUIET | {"VLLM_PLUGINS": "", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_USE_AOT_COMPILE": "0",
+                        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}  # fmt: skip
 
 
 class Server:
@@ -72,6 +82,17 @@ class Server:
         code = self.process.wait(START_LIMIT)
         assert not answers(self.port)
         return code
+
+
+def mooring_demo(folder: Path) -> Server:
+    return Server(["demo", *DEMO], folder / "log")
+
+
+def stock_demo(folder: Path) -> Server:
+    """The same model on vLLM as it comes."""
+    options = (word for option in DEMO_OPTIONS.items() for word in option)
+    arguments = [str(demo.MODEL_DIR), "--served-model-name", "demo", "--uvicorn-log-level", "warning", *options, *DEMO]
+    return Server(arguments, folder / "log", vllm_serve(folder), **STOCK)
 
 
 def mooring(*arguments: str) -> list[str]:
