@@ -36,7 +36,7 @@ def failing_start(tmp_path: Path, *drop: str, broken: str = "") -> str:
     if broken:
         (tmp_path / "sitecustomize.py").write_text(BROKEN.format(module=broken))
         environment["PYTHONPATH"] = str(tmp_path)
-    with Server(arguments, tmp_path / "log", command, **environment) as server:
+    with Server([*arguments, "--enforce-eager"], tmp_path / "log", command, **environment) as server:
         assert server.wait_until_stopped() != 0
         return server.log
 
