@@ -66,6 +66,7 @@ def test_answers_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) ->
         assert [seed[1] for _, seed in measured if seed[2] == 0] == [0, 0, 1, 1, 2, 2, 3, 3]
         assert (found["waves"][load], found["turns"][load]) == (60, 2)
     assert {block["start"] for block in found["blocks"]} == {0, 1}
+    assert {block["request_ms"]["p99"] for block in found["blocks"]} == {100.0, 100.5}
 
 
 @pytest.mark.parametrize("starts", [1, 3])

@@ -41,7 +41,7 @@ class Running(NamedTuple):
 
 def start(folder: Path, history: Path, capped: float, uncapped: float) -> Iterator[Running]:
     file = written(folder, capped, uncapped)
-    arguments = ["demo", "--history", str(history), "--experiment", str(file)]
+    arguments = ["demo", "--history", str(history), "--experiment", str(file), "--enforce-eager"]
     with Server(arguments, folder / "log") as server:
         server.wait_until_ready()
         with httpx.Client(base_url=server.base, timeout=120) as client:

@@ -42,7 +42,7 @@ def silent_plugin(folder: Path) -> Path:
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.verify)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = silent_plugin(tmp_path_factory.mktemp("silent"))
-    arguments = ["demo", "--api-server-count", str(request.param)]
+    arguments = ["demo", "--api-server-count", str(request.param), "--enforce-eager"]
     with Server(arguments, folder / "log", PYTHONPATH=str(folder)) as running:
         yield running.wait_until_ready()
 

@@ -53,13 +53,12 @@ class Told(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    folder = tmp_path_factory.mktemp("agree")
-    with Server(["demo", "--dtype", "float32", "--history", str(folder / "history.sqlite")], folder / "log") as server:
-        server.wait_until_ready()
-        with httpx.Client(base_url=server.base, timeout=120) as client:
-            turns = [turn for talk in _talks() for turn in _talk(client, *talk)]
-            yield Told(turns, _history(client, turns), _metrics(client))
+def told(mooring_demo: Server) -> Told:
+    with httpx.Client(base_url=mooring_demo.base, timeout=120) as client:
+        before = _metrics(client)
+        turns = [turn for talk in _talks() for turn in _talk(client, *talk)]
+        metrics = {name: value - before[name] for name, value in _metrics(client).items()}
+        return Told(turns, _history(client, turns), metrics)
 
 
 def _talks() -> Iterator[tuple[str, str, int, list[str]]]:
@@ -106,8 +105,8 @@ def _wait_for(client: httpx.Client, session: str, wanted: int) -> list[dict[str,
         time.sleep(0.1)
 
 
-def _metrics(client: httpx.Client) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
+def _metrics(client: httpx.Client) -> defaultdict[str, float]:
+    found: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:
             if sample.name.startswith("mooring_") and "le" not in sample.labels and "profile" in sample.labels:
