@@ -246,11 +246,12 @@ def _since(chunks: list[bytes], start: int) -> bytes:
 def _in_order(raw: bytes, sites: int, start: int, tokens: int | None) -> npt.NDArray[np.int32]:
     """(T, 2 + sites) words by rising index from `start` to below `tokens`, of each index the last."""
     words = np.frombuffer(raw, "<i4").reshape(-1, HEAD + sites)
-    index = words[:, INDEX] - start
     # Of all: not what the highest index says, which somebody else may have made up.
     count = len(words) if tokens is None else max(tokens - start, 0)
-    if np.array_equal(index[:count], np.arange(count)) and (index[count:] >= count).all():
-        return words[:count]
+    index = words[:, INDEX]
+    if len(words) == count and (index == np.arange(start, start + count)).all():  # as nearly always
+        return words
+    index = index - start
     kept = np.flatnonzero((index >= 0) & (index < count))
     last = np.full(count, -1)
     last[index[kept]] = kept  # numpy keeps the last of equal indices

@@ -52,6 +52,8 @@ class Measure:
         self._acts = table.acts
         self._touches = table.acts.any(axis=0).tolist()
         """Per slot: whether it acts anywhere."""
+        self._shares = table.acts / np.maximum(table.acts.sum(axis=0), 1)
+        """(S, slots): what each layer counts in the mean over those that the slot acts on."""
         means = [(a.default_mean, a.role_mean) for a in table.axis_facts]
         self._means = [None if d is None or r is None else (d[self.monitored], r[self.monitored]) for d, r in means]
         self._axis_of = table.axis_of
@@ -65,17 +67,18 @@ class Measure:
         lifts = self.lifts(rows)
         if not len(rows):
             return Reading(0, complete, None, None, None, None, {}, rows.index, rows.projections, lifts)
-        count, lifted, acts = len(rows), lifts != 0, self._acts[:, slot]
-        means = rows.projections.sum(axis=1, dtype=np.float64) / count
-        lift, share = lifts.sum(axis=1, dtype=np.float64) / count, lifted.sum(axis=1) / count
+        count, lifted = len(rows), lifts != 0
+        means = np.add.reduce(rows.projections, axis=1, dtype=np.float64) / count
+        lift = np.add.reduce(lifts, axis=1, dtype=np.float64) / count
+        share = np.add.reduce(lifted, axis=1, dtype=np.float64) / count
         projection = float(means[self.monitored])
         return Reading(
             tokens=count,
             complete=complete,
             projection=projection,
             drift=self._drift(projection, slot),
-            lifted_share=float(np.count_nonzero(lifted.any(axis=0)) / count),
-            mean_lift=float(lift[acts].mean()) if self._touches[slot] else 0.0,
+            lifted_share=np.count_nonzero(np.logical_or.reduce(lifted, axis=0)) / count,
+            mean_lift=float(lift @ self._shares[:, slot]),
             layers=dict(zip(self.layers, zip(means.tolist(), lift.tolist(), share.tolist(), strict=True), strict=True)),
             index=rows.index,
             projections=rows.projections,

@@ -77,6 +77,8 @@ class Readings:
         self._viewed = 0
         """Where the first site's buffer lay when `_views` were made."""
         self._views: list[Projections] = []
+        self._recorded: list[Projections] = []
+        """Of the views, what the last step has filled."""
         self._failed = False
         self._later: queue.Queue[tuple[Tickets, Callable[[], None]]] | None = None
         if device.type != "cpu":
@@ -135,8 +137,10 @@ class Readings:
         first: int = self._sites[0].module.mooring_projections.data_ptr()  # type: ignore[operator, union-attr]
         if self._viewed != first:  # all are made together, and move together if ever
             buffers: list[Any] = [site.module.mooring_projections for site in self._sites]
-            self._viewed, self._views = first, [buffer.numpy() for buffer in buffers]
-        return [view[:count] for view in self._views]
+            self._viewed, self._views, self._recorded = first, [buffer.numpy() for buffer in buffers], []
+        if not self._recorded or len(self._recorded[0]) != count:
+            self._recorded = [view[:count] for view in self._views]
+        return self._recorded
 
     def _copied(self, count: int) -> Callable[[], Sequence[Projections]]:
         """A function that returns them once the device has written them."""

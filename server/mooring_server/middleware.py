@@ -63,17 +63,17 @@ class Reply:
         self._said = Said(route.name) if route is not None else None
         self._records: list[Record] | None = None
 
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._on_start(message)
-        elif self._start is not None and message["type"] == "http.response.body":
-            await self._on_body(message)
-        elif self._streaming and message["type"] == "http.response.body" and self._concerns(message):
-            chunk = message["body"]
-            framed = await self._or(chunk, self._framed(chunk))
-            await self._send({**message, "body": framed})
-        else:
-            await self._send(message)
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the application calls. A piece of a stream that is left alone, as nearly all are, costs no coroutine."""
+        if message["type"] == "http.response.body":
+            if self._streaming:
+                chunk = message.get("body", b"")
+                return self._on_piece(message, chunk) if self._concerns(chunk) else self._send(message)
+            if self._start is not None:
+                return self._on_body(message)
+        elif message["type"] == "http.response.start":
+            return self._on_start(message)
+        return self._send(message)
 
     def close(self) -> None:
         """Tell what has been answered, or how far it had come."""
@@ -112,9 +112,12 @@ class Reply:
         await self._send(self._start)
         await self._send({**message, "body": body})
 
-    def _concerns(self, message: Message) -> bool:
-        """Note what a piece of a stream says, and whether something is to be put into it; of most, nothing is."""
-        route, said, chunk = self._route, self._said, message.get("body", b"")
+    async def _on_piece(self, message: Message, chunk: bytes) -> None:
+        await self._send({**message, "body": await self._or(chunk, self._framed(chunk))})
+
+    def _concerns(self, chunk: bytes) -> bool:
+        """Note what a piece of a stream says, and whether something is to be put into it."""
+        route, said = self._route, self._said
         assert route is not None and said is not None
         if said.listens:
             try:

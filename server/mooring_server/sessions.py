@@ -12,6 +12,7 @@ printable characters is kept as it is, any other as its sha256; a blank one is n
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mooring_axes.errors import CannotServe
@@ -60,14 +61,10 @@ class Sessions:
     def alias(self, request: Any, headers: Mapping[str, str]) -> str:
         """The id that an alias gives; empty where none does."""
         for alias in self.aliases:
-            found: Any
-            if alias.startswith(HEADER):
-                found = headers.get(alias.removeprefix(HEADER))
-            else:
-                first, *path = alias.split(".")
-                found = getattr(request, first, None)
-                for name in path:
-                    found = found.get(name) if isinstance(found, Mapping) else None
+            header, (first, *path) = _place(alias)
+            found: Any = headers.get(header) if header else getattr(request, first, None)
+            for name in path:
+                found = found.get(name) if isinstance(found, Mapping) else None
             if session := normalised(found):
                 return session
         return ""
@@ -102,6 +99,13 @@ class Responses:
     def before(self, request: Any) -> Kept | None:
         """What a request goes on from, if it names a response instead of saying it again."""
         return self._kept.get(normalised(getattr(request, "previous_response_id", None)))
+
+
+@cache
+def _place(alias: str) -> tuple[str, tuple[str, ...]]:
+    """Its header, or else its path."""
+    header = alias.removeprefix(HEADER)
+    return ("", tuple(alias.split("."))) if header == alias else (header, ("",))
 
 
 def check(aliases: Sequence[str]) -> None:

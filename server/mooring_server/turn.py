@@ -91,10 +91,11 @@ class Part:
     def note(self, output: Any) -> None:
         """Count the tokens of a RequestOutput, which are all so far or, in a stream, the new ones."""
         for answer in output.outputs:
-            before = self.lengths[answer.index] if self._delta else 0
-            self.lengths[answer.index] = before + len(answer.token_ids)
+            index, new = answer.index, answer.token_ids
+            before = self.lengths[index] if self._delta else 0
+            self.lengths[index] = before + len(new)
             if self._thinking is not None:
-                self._tokens[answer.index][before:] = answer.token_ids
+                self._tokens[index][before:] = new
                 if self._opened is None and output.prompt_token_ids is not None:
                     self._opened = self._thinking.opened_by(output.prompt_token_ids)
 

@@ -1,0 +1,91 @@
+"""The README's tables, made of the committed results and of nothing else.
+
+    python benchmarks/tables.py     writes them anew
+
+A table stands in README.md between `<!-- NAME -->` and `<!-- /NAME -->`; TABLES makes it. `make test` fails where one
+that stands there is not what the results say.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mooring_bench.record import ROOT
+
+README: Final = ROOT / "README.md"
+RESULTS: Final = ROOT / "benchmarks" / "results"
+_TABLE: Final = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+
+
+def rendered(text: str, results: Path = RESULTS) -> str:
+    """The text with its tables made anew."""
+    return _TABLE.sub(lambda found: f"{found[1]}{_lines(TABLES[found[2]](results))}{found[3]}", text)
+
+
+def _lines(rows: Iterator[Sequence[str]]) -> str:
+    head = next(rows)
+    return "".join(f"| {' | '.join(row)} |\n" if row else f"|{'---|' * len(head)}\n" for row in (head, (), *rows))
+
+
+def result(results: Path, name: str) -> Any:
+    """A result that was measured to the end, of a commit; ValueError of any other."""
+    document = json.loads((results / f"{name}.json").read_text())
+    for part in (document, *(part for part in document.values() if isinstance(part, Mapping))):
+        if part.get("partial") or "dirty" in part.get("where", {}).get("commit", ""):
+            raise ValueError(f"{name}.json is of a run that was broken off, or of no commit: {part.get('where')}")
+    return document
+
+
+def interval(measure: Mapping[str, Any], digits: int, unit: str = "") -> str:
+    value = next(measure[key] for key in ("value", "median", "added") if key in measure)
+    found, low, high = (f"{number:.{digits}f}" for number in (value, measure["low"], measure["high"]))
+    return f"{found}{unit} ({low} to {high})"
+
+
+# --- one function a table ------------------------------------------------------------------------
+
+
+def quality(results: Path) -> Iterator[Sequence[str]]:
+    sets = result(results, "quality-demo")["sets"]
+    yield "profile", "harm", "word-for-word refusals", "capability"
+    for profile in ("off", "gentle", "strong", "response", "random-1"):
+        jailbreaks, capability = (sets[name][profile]["measures"] for name in ("jailbreaks", "capability"))
+        told = jailbreaks["harm"], jailbreaks["exact_refusal"], capability["correct"]
+        yield profile, *(interval(measure, 3) for measure in told)
+
+
+def cost(results: Path) -> Iterator[Sequence[str]]:
+    decode = result(results, "overhead-demo-slots")["results"]["decode"]
+    streamed = result(results, "readings-demo")["results"]["streamed"]
+    history = result(results, "history")
+    alone, fed = history["answers"]["added_ms"]["alone"]["p99"], history["feed"]["fed"]
+
+    def both(of: Mapping[str, Any], null: Mapping[str, Any], digits: int, unit: str = "") -> tuple[str, str]:
+        return interval(of, digits, unit), interval(null, digits, unit)
+
+    yield "on the demo, two cores, 95 % intervals", "measured", "the same against itself"
+    yield (
+        "capping: tokens/s of 128 profiles with 127 axes, asked for in turn, over one profile",
+        *both(decode["ratios"]["hundred/default"]["tokens_per_s"], decode["null"]["tokens_per_s"], 3),
+    )
+    yield (
+        "readings: tokens/s with them over without",
+        *both(streamed["ratio"]["tokens_per_s"], streamed["null"]["tokens_per_s"], 3),
+    )
+    late = streamed["added"]["p99"]
+    yield "readings: the last frame comes later, p99", *both(late, late["null"], 1, " ms")
+    yield "history: an answer takes longer, p99, one at a time", *both(alone, alone["null"], 1, " ms")
+    yield (
+        "history at 5,000 turns/s: turns lost, event loop late at p99",
+        f"{fed['sqlite']['lost']} of {fed['sqlite']['turns']}, {fed['sqlite']['late_ms']['p99']:.1f} ms",
+        f"{fed['nothing']['late_ms']['p99']:.1f} ms",
+    )
+
+
+TABLES: Final[dict[str, Callable[[Path], Iterator[Sequence[str]]]]] = {"quality": quality, "cost": cost}
+
+
+if __name__ == "__main__":
+    README.write_text(rendered(README.read_text()))
