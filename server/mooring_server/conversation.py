@@ -22,6 +22,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from mooring_server.member import member
+
 ASSISTANT: Final = "assistant"
 EDGE: Final = 1024
 """Characters at either end of an image or a file that stand for it: it may hold megabytes."""
@@ -109,12 +111,12 @@ def spoken(role: str, content: Any, calls: Iterable[tuple[str, Any]] = ()) -> It
 
 def messages_of(request: Any) -> Iterator[Atom] | None:
     """What a request of vLLM's says; None where it holds no conversation, as a completion's prompt."""
-    if isinstance(messages := getattr(request, "messages", None), list):
-        if getattr(request, "echo", False) is True and messages and _get(messages[-1], "role") == ASSISTANT:
+    if isinstance(messages := member(request, "messages"), list):
+        if member(request, "echo") is True and messages and _get(messages[-1], "role") == ASSISTANT:
             messages = messages[:-1]  # the answer says it again
         return (atom for message in messages for atom in _message(message))
-    if (said := getattr(request, "input", None)) is not None:
-        return _items(getattr(request, "instructions", None), said)
+    if (said := member(request, "input")) is not None:
+        return _items(member(request, "instructions"), said)
     return None
 
 

@@ -33,6 +33,7 @@ from mooring_server.choice import HEADER, asked_for, profile_in_name
 from mooring_server.history.routes import router as history_router
 from mooring_server.history.start import start as start_history
 from mooring_server.history.store import Store
+from mooring_server.member import member
 from mooring_server.metrics import TurnMetrics, tell_profiles
 from mooring_server.middleware import MooringMiddleware
 from mooring_server.record import readings_wanted
@@ -251,7 +252,7 @@ def _thinking(engine_client: Any) -> Thinking | None:
 
 def _turn_number(request: Any) -> int | None:
     """1 + the assistant's messages in the request; None where it holds no conversation."""
-    said = getattr(request, "messages", None) or getattr(request, "input", None)
+    said = member(request, "messages") or member(request, "input")
     if isinstance(said, str):
         return 1
     if not isinstance(said, list):

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from mooring_axes.errors import CannotServe
 from mooring_server.conversation import Conversation, Place, messages_of
+from mooring_server.member import member
 
 ALIASES: Final = (
     "header:Helicone-Session-Id",
@@ -62,7 +63,7 @@ class Sessions:
         """The id that an alias gives; empty where none does."""
         for alias in self.aliases:
             header, (first, *path) = _place(alias)
-            found: Any = headers.get(header) if header else getattr(request, first, None)
+            found: Any = headers.get(header) if header else member(request, first)
             for name in path:
                 found = found.get(name) if isinstance(found, Mapping) else None
             if session := normalised(found):
@@ -91,14 +92,14 @@ class Responses:
         self._kept: dict[str, Kept] = {}
 
     def keep(self, request: Any, response: str, place: Place, turn: int | None) -> None:
-        if response and turn is not None and getattr(request, "store", False) is True:
+        if response and turn is not None and member(request, "store") is True:
             self._kept[normalised(response)] = Kept(place, turn)
             if len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]
 
     def before(self, request: Any) -> Kept | None:
         """What a request goes on from, if it names a response instead of saying it again."""
-        return self._kept.get(normalised(getattr(request, "previous_response_id", None)))
+        return self._kept.get(normalised(member(request, "previous_response_id")))
 
 
 @cache

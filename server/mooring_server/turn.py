@@ -21,6 +21,7 @@ from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.measure import Measure, Reading
 from mooring_server import metrics
 from mooring_server.conversation import NOWHERE
+from mooring_server.member import member
 from mooring_server.record import NO_ARM, Record, Sinks
 from mooring_server.said import Said
 from mooring_server.sessions import Responses, Sessions, normalised
@@ -215,7 +216,7 @@ class Turn:
             or self._route is None
             or not self._open
             or self.beam_search
-            or getattr(self.request, "background", False)  # its reply goes out before it is answered
+            or member(self.request, "background")  # its reply goes out before it is answered
             or not hasattr(params, "output_kind")
         ):
             return generate(prompt, params, *a, **k)
@@ -247,7 +248,8 @@ class Turn:
             if all(complete for _, complete in found) or asyncio.get_running_loop().time() > until:
                 break
             await asyncio.sleep(POLL)
-        metrics.READINGS_LOST.inc(sum(not complete for _, complete in found))
+        if lost := sum(not complete for _, complete in found):
+            metrics.READINGS_LOST.inc(lost)
         return [self.measure.read(rows, self.slot, complete) for rows, complete in found]
 
     def drained(self) -> list[Answer]:
