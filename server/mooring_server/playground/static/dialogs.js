@@ -1,22 +1,21 @@
 // What the page asks and tells outside the conversation: modal dialogs, and the notice under the top bar.
 
 import { key } from "./api.js";
-import { $ } from "./dom.js";
+import { $, el } from "./dom.js";
 
 // Both pages may have to ask for it.
-document.body.insertAdjacentHTML(
-  "beforeend",
-  `<dialog id="key-dialog" aria-labelledby="key-title">
-    <form>
-      <h2 id="key-title">API key</h2>
-      <p>This server wants a key. It stays in this tab and is sent to this server only.</p>
-      <label>Key <input id="key-input" type="password" autocomplete="off" spellcheck="false"></label>
-      <div class="buttons">
-        <button type="button" data-close>Cancel</button>
-        <button type="submit" class="primary">Use key</button>
-      </div>
-    </form>
-  </dialog>`,
+document.body.append(
+  el("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
+    el("form", {},
+      el("h2", { id: "key-title" }, "API key"),
+      el("p", {}, "This server wants a key. It stays in this tab and is sent to this server only."),
+      el("label", {}, "Key ", el("input", { id: "key-input", type: "password", autocomplete: "off", spellcheck: "false" })),
+      el("div", { class: "buttons" },
+        el("button", { type: "button", "data-close": true }, "Cancel"),
+        el("button", { type: "submit", class: "primary" }, "Use key"),
+      ),
+    ),
+  ),
 );
 
 // Resolves to whether the dialog's form was submitted.
