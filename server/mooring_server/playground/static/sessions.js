@@ -5,7 +5,7 @@ import { askForKey, notice } from "./dialogs.js";
 import { $, el, figure } from "./dom.js";
 import { percent, rounded } from "./numbers.js";
 
-const COLUMNS = ["Session", "Profile", "Arm", "Model", "Turns", "Highest drift", "Mean", "Last", "Lifted", "Last turn"];
+const COLUMNS = ["Session", "Highest drift", "Mean", "Last", "Lifted", "Turns", "Profile", "Arm", "Model", "Last turn"];
 
 const rows = el("tbody", {});
 let next = null; // cursor of the next page
@@ -38,10 +38,10 @@ function show(page) {
 function row(session) {
   const { profile, arm, model, turns, max_drift, mean_drift, last_drift, lifted_share, last_at } = session;
   const at = new Date(1000 * last_at);
-  const cells = [profile, arm, model, figure(turns, String(turns))];
-  cells.push(...[max_drift, mean_drift, last_drift].map((value) => figure(value, rounded(value))));
-  cells.push(figure(lifted_share, percent(lifted_share)));
-  cells.push(el("time", { datetime: at.toISOString() }, at.toLocaleString()));
+  const drifts = [max_drift, mean_drift, last_drift].map((value) => figure(value, rounded(value)));
+  const counts = [figure(lifted_share, percent(lifted_share)), figure(turns, String(turns))];
+  const last = el("time", { datetime: at.toISOString() }, at.toLocaleString());
+  const cells = [...drifts, ...counts, profile, arm, model, last];
   return el("tr", {}, el("th", { scope: "row" }, session.session), ...cells.map((cell) => el("td", {}, cell)));
 }
 
