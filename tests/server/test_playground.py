@@ -58,9 +58,12 @@ def fake() -> Iterator[FakeServer]:
 
 
 def say(page: Page, text: str, wait: bool = True) -> None:
+    turn = page.locator("#turns > li").count() + 1
     page.get_by_label("Message to both columns").fill(text)
     page.get_by_role("button", name="Send").click()
     if wait:
+        ended = f"#turns > li:nth-child({turn}) .answer:not([data-status=waiting], [data-status=streaming])"
+        expect(page.locator(ended)).to_have_count(2)
         expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
