@@ -274,13 +274,12 @@ def compared(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def added_target(what: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Met by what was measured, if the same server does not differ from itself; `surely` if by the whole interval."""
+    """Met or missed only where the whole interval says so, and the same server does not differ from itself."""
     low, high, itself = found["low"], found["high"], found["null"]
     told = None not in (low, itself["low"]) and itself["low"] <= 0 <= itself["high"]
+    met = None if not told else True if high <= ADDED_WANTED else False if low > ADDED_WANTED else None
     measured = {key: found[key] for key in ("added", "low", "high")}
-    met = found["added"] <= ADDED_WANTED if told else None
-    surely = told and (high <= ADDED_WANTED or low > ADDED_WANTED)
-    return {"what": what, "wanted": f"<= {ADDED_WANTED}", "measured": measured, "met": met, "surely": surely}
+    return {"what": what, "wanted": f"<= {ADDED_WANTED}", "measured": measured, "met": met}
 
 
 def added(
