@@ -1,12 +1,16 @@
-"""What readings cost: the demo served with them, as always, against the demo with MOORING_READINGS=0.
+"""What readings cost: the demo served with them against the demo with MOORING_READINGS=0.
 
     python benchmarks/readings.py [--load streamed|whole|both] [--pairs 20] [--block-seconds 30] [--starts 4]
                                   [--short] [--out FILE]
 
-Both servers are started with the same options, compiled, capped by the same profile. Then one at a time gets a
-block of load (last_frames.py): a fixed number of waves, as many as keep the server without readings busy for
---block-seconds. The two take turns of about 3 s, ABBA, and the blocks of one round, which answered the same prompts,
-are a pair. Two starts of one server can differ, so the rounds are divided among --starts starts of both.
+    on      with readings, and MOORING_HISTORY=off: what the targets are about; history.py asks what keeping them costs
+    kept    as always: readings, and a history that keeps them
+    off     without readings
+
+The servers are started with the same options, compiled, capped by the same profile. Then one at a time gets a block
+of load (last_frames.py): a fixed number of waves, as many as keep the server without readings busy for
+--block-seconds. They take turns of about 3 s, back and forth, and the blocks of one round, which answered the same
+prompts, are compared as pairs. Two starts of one server can differ, so the rounds are divided among --starts starts.
 
     streamed   16 streams at once, of 12 to 102 tokens    tokens/s, and how much later the last frame comes
     whole      the same answers, each in one body         tokens/s
@@ -32,7 +36,7 @@ from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import save, where
 from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
 from overhead import FOLDER, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_of
-from readings_result import FULL_PAIRS, FULL_SECONDS, LOADS, OFF, ON, Result, card, results, targets
+from readings_result import FULL_PAIRS, FULL_SECONDS, LABELS, LOADS, OFF, Result, card, results, targets
 from turns import Block, take_turns
 
 STARTS: Final = 4
@@ -79,9 +83,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     own.add_argument("--load", choices=[*LOADS, "both"], default="both")
-    own.add_argument("--pairs", type=int, default=FULL_PAIRS, help="rounds of one block with and one without")
+    own.add_argument("--pairs", type=int, default=FULL_PAIRS, help="rounds of one block of each server")
     own.add_argument("--block-seconds", type=float, default=FULL_SECONDS)
-    own.add_argument("--starts", type=int, default=STARTS, help="of both servers, over which rounds spread")
+    own.add_argument("--starts", type=int, default=STARTS, help="of the servers, over which rounds spread")
     own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s, one start")
     own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
     options = own.parse_args(arguments)
@@ -98,13 +102,13 @@ def prepare(options: argparse.Namespace) -> Run:
     folder = FOLDER / "readings"
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of("demo", folder)
-    return Run(options, subject, servers(subject, (ON, OFF), OPTIONS, folder), where())
+    return Run(options, subject, servers(subject, list(LABELS), OPTIONS, folder), where())
 
 
 def measure(run: Run) -> None:
     """All rounds, spread over the starts."""
     options = run.options
-    for start, rounds in enumerate(spread(orders((ON, OFF), options.pairs), options.starts)):
+    for start, rounds in enumerate(spread(orders(list(LABELS), options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
         if not run.turns:
             plan(run)
@@ -114,9 +118,9 @@ def measure(run: Run) -> None:
 
 
 def start_servers(run: Run, backwards: bool) -> None:
-    """Start both, one after the other, and warm them up."""
+    """Start all, one after the other, and warm them up."""
     start_all(run.servers, backwards, say)
-    for arm in (ON, OFF):
+    for arm in LABELS:
         for load in run.options.loads:
             send(run, load, arm, WARM_UP, (1, LOADS.index(load)))
 
@@ -124,7 +128,7 @@ def start_servers(run: Run, backwards: bool) -> None:
 def plan(run: Run) -> None:
     """Find out how much work a block is."""
     run.turns |= {load: pilot(run, load) for load in run.options.loads}
-    seconds = 2 * run.options.pairs * len(run.options.loads) * run.options.block_seconds
+    seconds = len(LABELS) * run.options.pairs * len(run.options.loads) * run.options.block_seconds
     say(f"measuring for about {seconds / 60:.0f} minutes ...")
 
 
@@ -148,14 +152,14 @@ def send(run: Run, load: str, arm: str, waves: int, seed: tuple[int, ...]) -> He
     server = run.servers[ARMS[arm].server]
     where_to = target(arm, run.subject, server)
     try:
-        return last_frames.run(Pass(where_to, waves, seed, load == "streamed", arm == ON))
+        return last_frames.run(Pass(where_to, waves, seed, load == "streamed", arm != OFF))
     except CannotMeasure as reason:
         server.check()
         raise CannotMeasure(f"{arm}, {load}: {reason}") from None
 
 
 def blocks(run: Run, load: str, number: int, order: Sequence[str]) -> list[dict[str, Any]]:
-    """Load both servers in turn."""
+    """Load the servers in turn."""
 
     def one(arm: str, waves: int, turn: int) -> Heard:
         return send(run, load, arm, waves, (3, LOADS.index(load), number, turn))
@@ -187,7 +191,7 @@ def block(run: Run, load: str, arm: str, found: Block[Heard]) -> dict[str, Any]:
         "client_cpu_s": round(heard.client_cpu, 3),
         "others_cpu_s": round(found.others, 3),
     }
-    say(f"  {load} {arm}: {measured['tokens_per_s']:.1f} tokens/s")
+    say(f"  {load} {LABELS[arm]}: {measured['tokens_per_s']:.1f} tokens/s")
     return measured
 
 

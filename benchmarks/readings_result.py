@@ -1,7 +1,11 @@
 """From blocks to the result of readings.py: what differs with readings, and the targets.
 
-ratio         tokens per second, and CPU seconds per token, with readings over without, of one round (blocks.py)
-added         of one round, a percentile of the last gap with readings minus the same without, in ms
+on            with readings and no history: what the targets are about
+kept          with readings, and a history that keeps them
+off           without readings
+
+ratio         tokens per second, and CPU seconds per token, over those without readings, of one round (blocks.py)
+added         of one round, a percentile of the last gap minus the same without readings, in ms
 added_whole   the same of the time of a request
 estimate      median over the rounds, with its 95 % interval (blocks.py)
 null          the same for the server without readings against itself, in neighbouring rounds of one start
@@ -15,7 +19,9 @@ import numpy as np
 from mooring_bench.blocks import estimate, interval, null, paired, starts_of
 from overhead_result import MET, rounded
 
-ON, OFF = "default", "unmeasured"
+ON, KEPT, OFF = "unkept", "default", "unmeasured"
+"""Arms, by their names in arms.py."""
+LABELS: Final = {ON: "on", KEPT: "kept", OFF: "off"}
 LOADS: Final = ("streamed", "whole")
 RATIOS: Final = ("tokens_per_s", "cpu_s_per_token")
 TIMES: Final = ("gap_ms", "last_gap_ms", "request_ms")
@@ -35,11 +41,17 @@ def results(blocks: Blocks, loads: Sequence[str]) -> Result:
 
 def _of_load(blocks: Blocks) -> Result:
     return {
-        "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in (ON, OFF)},
-        "ratio": {n: rounded(estimate(paired(blocks, ON, OFF, n), starts_of(blocks, ON, OFF, n))) for n in RATIOS},
+        "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in LABELS},
+        "against_off": {LABELS[arm]: _against_off(blocks, arm) for arm in (ON, KEPT)},
         "null": {n: rounded(estimate(null(blocks, OFF, n))) for n in RATIOS},
-        "added": {p: added(blocks, "last_gap_ms", p) for p in ("p50", "p99")},
-        "added_whole": {p: added(blocks, "request_ms", p) for p in ("p50", "p99")},
+    }
+
+
+def _against_off(blocks: Blocks, arm: str) -> Result:
+    return {
+        "ratio": {n: rounded(estimate(paired(blocks, arm, OFF, n), starts_of(blocks, arm, OFF, n))) for n in RATIOS},
+        "added": {p: added(blocks, arm, "last_gap_ms", p) for p in ("p50", "p99")},
+        "added_whole": {p: added(blocks, arm, "request_ms", p) for p in ("p50", "p99")},
     }
 
 
@@ -57,10 +69,10 @@ def _median(values: Sequence[float]) -> float | None:
     return float(f"{np.median(values):.6g}") if values else None
 
 
-def added(blocks: Blocks, number: str, percentile: str) -> Result:
-    """Differences and their interval: of those against the other server, and of the other against itself."""
+def added(blocks: Blocks, arm: str, number: str, percentile: str) -> Result:
+    """Differences and their interval: of the arm against the server without readings, and of that against itself."""
     flat = [{**b, "value": b[number][percentile]} for b in blocks if b[number]]
-    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == arm} for arm in (ON, OFF))
+    on, off = ({b["round"]: b["value"] for b in flat if b["arm"] == name} for name in (arm, OFF))
     start = {b["round"]: b.get("start", 0) for b in flat}
     both = sorted(on.keys() & off.keys())
     twice = [r for r in sorted(off) if r % 2 == 0 and r + 1 in off and start[r] == start[r + 1]]
@@ -82,11 +94,15 @@ def _interval(differences: Sequence[float], starts: Sequence[int]) -> Result:
 def targets(found: Result, pairs: int, seconds: float) -> list[Result]:
     """Each held against what was measured; `met` is null where it was not measured."""
     made = [
-        _target(f"{load}: tokens per second, on / off", part["ratio"]["tokens_per_s"], at_least=RATIO_WANTED)
+        _target(
+            f"{load}: tokens per second, on / off",
+            part["against_off"]["on"]["ratio"]["tokens_per_s"],
+            at_least=RATIO_WANTED,
+        )
         for load, part in found.items()
     ]
     if "streamed" in found:
-        added = found["streamed"]["added"]["p99"]
+        added = found["streamed"]["against_off"]["on"]["added"]["p99"]
         made.append(_target("streamed: ms added to the last gap at its p99", added, at_most=ADDED_WANTED))
     size = {"pairs_planned": pairs, "block_seconds": seconds}
     return [{**t, **size, "full_size": t["pairs"] >= FULL_PAIRS and seconds >= FULL_SECONDS} for t in made]
@@ -104,6 +120,8 @@ def _target(what: str, measured: Mapping[str, Any], at_least: float = -np.inf, a
 
 
 # --- for people ----------------------------------------------------------------------------------
+
+_NUMBERS: Final = dict(zip(RATIOS, ("tokens/s", "CPU per token"), strict=True))
 
 
 def card(result: Result) -> str:
@@ -132,7 +150,7 @@ def _table(name: str, part: Result) -> Iterator[str]:
     yield ""
     yield _row(["readings", "blocks", "answers", "lost", "tokens/s", "CPU ms/token", *_timed("p50 / p99 ms")])
     yield _row(["---"] * 9)
-    for arm, label in ((ON, "on"), (OFF, "off")):
+    for arm, label in LABELS.items():
         found = part["arms"][arm]
         counts = [str(found[key]) for key in ("blocks", "answers", "lost")]
         cpu = found["cpu_s_per_token"] and found["cpu_s_per_token"] * 1000
@@ -141,12 +159,19 @@ def _table(name: str, part: Result) -> Iterator[str]:
         ]
         yield _row([label, *counts, _short(found["tokens_per_s"]), _short(cpu), *times])
     yield ""
-    for number, label in zip(RATIOS, ("tokens/s", "CPU per token"), strict=True):
-        yield f"- {label}, on / off: {_told(part['ratio'][number])}; off / off: {_told(part['null'][number])}"
+    for number, label in _NUMBERS.items():
+        yield f"- {label}, off / off: {_told(part['null'][number])}"
+    for arm, found in part["against_off"].items():
+        yield from _differences(arm, found)
+
+
+def _differences(arm: str, part: Result) -> Iterator[str]:
+    for number, label in _NUMBERS.items():
+        yield f"- {label}, {arm} / off: {_told(part['ratio'][number])}"
     for key, label in (("added", "last gap"), ("added_whole", "request")):
         for percentile, found in part[key].items():
             if found["median"] is not None:
-                yield f"- {label}, {percentile}, on - off: {_told(found)} ms; off - off: {_told(found['null'])} ms"
+                yield f"- {label}, {percentile}, {arm} - off: {_told(found)} ms; off - off: {_told(found['null'])} ms"
 
 
 def _timed(what: str) -> list[str]:

@@ -74,22 +74,23 @@ def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
     """The frame, its ticket numbers and counts; `sites` is how many the model has."""
     try:
         frame = _DECODER.decode(payload)
-        numbers, counts = _answers(frame.numbers, frame.counts)
+        numbers, counts, rows = _answers(frame.numbers, frame.counts)
     except (msgspec.DecodeError, ValueError) as error:
         raise MalformedFrame(str(error)) from None
     if not (0 <= frame.first and 0 < frame.sites and frame.first + frame.sites <= sites and frame.dropped >= 0):
         raise MalformedFrame(f"sites {frame.first} to {frame.first + frame.sites}, and the model has {sites}")
-    if len(numbers) != len(counts) or min(counts, default=1) < 1:
-        raise MalformedFrame(f"{len(numbers)} answers with counts {counts[:8]}")
-    if sum(counts) * record_size(frame.sites) != len(frame.records):
-        raise MalformedFrame(f"{sum(counts)} rows in {len(frame.records)} bytes")
+    if rows * record_size(frame.sites) != len(frame.records):
+        raise MalformedFrame(f"{rows} rows in {len(frame.records)} bytes")
     return frame, numbers, counts
 
 
 @lru_cache(64)
-def _answers(numbers: bytes, counts: bytes) -> tuple[list[int], list[int]]:
-    """Remembered, because most steps are of the same answers as the step before; not to be changed."""
-    return np.frombuffer(numbers, "<i8").tolist(), np.frombuffer(counts, "<i4").tolist()
+def _answers(numbers: bytes, counts: bytes) -> tuple[list[int], list[int], int]:
+    """Numbers, counts and their sum; remembered, because most steps are of the same answers as the step before."""
+    whose, rows = np.frombuffer(numbers, "<i8").tolist(), np.frombuffer(counts, "<i4").tolist()
+    if len(whose) != len(rows) or min(rows, default=1) < 1:
+        raise MalformedFrame(f"{len(whose)} answers with counts {rows[:8]}")
+    return whose, rows, sum(rows)
 
 
 def record_size(sites: int) -> int:

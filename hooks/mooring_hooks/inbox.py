@@ -188,7 +188,8 @@ class Inbox:
             common = set.intersection(*(set(w[:, INDEX].tolist()) for w in words))
             words = [w[[i in common for i in w[:, INDEX].tolist()]] for w in words]
         values = [w.view("<f4")[:, HEAD:] for w in words]
-        return Rows(words[0][:, INDEX], words[0][:, SLOT], np.concatenate(values, axis=1).T)
+        every = values[0] if len(values) == 1 else np.concatenate(values, axis=1)
+        return Rows(words[0][:, INDEX], words[0][:, SLOT], every.T)
 
     def _of_slots(self, words: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Without rows of a slot that the table does not have, which no worker sends."""

@@ -58,21 +58,26 @@ class Reply:
         self._turn, self._route, self._send, self._measured = turn, route, send, measured
         self._start: Message | None = None
         self._body: list[bytes] = []
-        self._streaming = self._refused = False
+        self._streaming = self._refused = self._wants_tokens = False
+        self._last, self._token = (b"", b"") if route is None else (route.last, route.token)
+        self._listens = True
+        """Whether what a stream says is still wanted."""
         self._ended = 0
         self._said = Said(route.name) if route is not None else None
         self._records: list[Record] | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """What the application calls. A piece of a stream that is left alone, as nearly all are, costs no coroutine."""
-        if message["type"] == "http.response.body":
-            if self._streaming:
-                chunk = message.get("body", b"")
-                return self._on_piece(message, chunk) if self._concerns(chunk) else self._send(message)
-            if self._start is not None:
-                return self._on_body(message)
+        if self._streaming:
+            chunk = message.get("body", b"")
+            if self._listens:
+                self._listen(chunk)
+            if self._last in chunk or (self._wants_tokens and self._token in chunk):
+                return self._on_piece(message, chunk)
         elif message["type"] == "http.response.start":
             return self._on_start(message)
+        elif message["type"] == "http.response.body" and self._start is not None:
+            return self._on_body(message)
         return self._send(message)
 
     def close(self) -> None:
@@ -95,6 +100,7 @@ class Reply:
         self._refused = message["status"] != 200
         answers = self._measured and not self._refused and self._turn.profile is not None
         self._streaming = answers and kind == "text/event-stream"
+        self._wants_tokens = self._turn.wants_tokens
         if answers and kind == "application/json":
             self._start = message  # its content-length is not known yet
         else:
@@ -112,19 +118,16 @@ class Reply:
         await self._send(self._start)
         await self._send({**message, "body": body})
 
+    def _listen(self, chunk: bytes) -> None:
+        assert self._said is not None
+        try:
+            self._said.frames(chunk)
+        except Exception:
+            _failed()
+        self._listens = self._said.listens
+
     async def _on_piece(self, message: Message, chunk: bytes) -> None:
         await self._send({**message, "body": await self._or(chunk, self._framed(chunk))})
-
-    def _concerns(self, chunk: bytes) -> bool:
-        """Note what a piece of a stream says, and whether something is to be put into it."""
-        route, said = self._route, self._said
-        assert route is not None and said is not None
-        if said.listens:
-            try:
-                said.frames(chunk)
-            except Exception:
-                _failed()
-        return route.last in chunk or (self._turn.wants_tokens and route.token in chunk)
 
     @staticmethod
     async def _or(otherwise: bytes, made: Awaitable[bytes]) -> bytes:

@@ -7,6 +7,7 @@ every generated token but the last, which is never run through the model, has on
 
 import asyncio
 import copy
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -112,8 +113,9 @@ class Part:
         """Those of positions from `start` on; one whose projection is no number has none."""
         number = self.ticket.number + answer
         rows = self._meter.inbox.collect(number, self.wanted(answer) if self.known else None, start)
-        finite = np.isfinite(rows.projections)
-        return rows if finite.all() else rows.where(finite.all(axis=0))
+        if math.isfinite(np.add.reduce(rows.projections, axis=None, dtype=np.float64)):  # as nearly always
+            return rows
+        return rows.where(np.isfinite(rows.projections).all(axis=0))
 
     def thinking(self, answer: int) -> int:
         """How many of the answer's first tokens are not part of what it says."""

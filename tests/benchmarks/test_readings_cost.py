@@ -129,7 +129,7 @@ def test_a_server_that_is_not_what_it_should_be_ends_the_run(
         ask(handler, streamed, measured)
 
 
-def test_both_servers_are_asked_the_same_and_a_wave_has_each_length_once() -> None:
+def test_all_servers_are_asked_the_same_and_a_wave_has_each_length_once() -> None:
     def made(name: str) -> list[dict[str, Any]]:
         given = Pass(Target("u", "m", 1000, [None], [name]), 3, (3, 0), streamed=True, measured=True)
         return [json.loads(job.ask.body) for wave in last_frames.waves(given) for job in wave]
@@ -142,26 +142,31 @@ def test_both_servers_are_asked_the_same_and_a_wave_has_each_length_once() -> No
 # --- what is compared ----------------------------------------------------------------------------
 
 
-def blocks(on: list[tuple[float, float]], off: list[tuple[float, float]]) -> list[dict[str, Any]]:
+def blocks(
+    on: list[tuple[float, float]], off: list[tuple[float, float]], kept: list[tuple[float, float]] | None = None
+) -> list[dict[str, Any]]:
     """Of (tokens per second, p99 of the last gap in ms) by round."""
+    arms = ((readings_result.ON, on), (readings_result.KEPT, kept or []), (readings_result.OFF, off))
     return [
         {
             "load": "streamed", "round": number, "arm": arm, "tokens_per_s": rate, "cpu_s_per_token": 0.001,
             "answers": 48, "lost": 0, "last_gap_ms": {"p50": 1.0, "p99": p99}, "gap_ms": None, "request_ms": None,
         }
-        for arm, found in ((readings_result.ON, on), (readings_result.OFF, off))
+        for arm, found in arms
         for number, (rate, p99) in enumerate(found)
     ]  # fmt: skip
 
 
 def test_what_is_added_is_a_difference_within_a_round() -> None:
     found = readings_result.results(
-        blocks([(99, 4), (198, 14), (297, 24)], [(100, 1), (200, 11), (300, 21)]), ["streamed"]
+        blocks([(99, 4), (198, 14), (297, 24)], [(100, 1), (200, 11), (300, 21)], kept=[(90, 9)] * 3), ["streamed"]
     )
-    part = found["streamed"]
+    part, kept = (found["streamed"]["against_off"][arm] for arm in ("on", "kept"))
     assert part["ratio"]["tokens_per_s"]["median"] == pytest.approx(0.99)
     assert part["added"]["p99"]["pairs"] == [3, 3, 3] and part["added"]["p99"]["median"] == 3
     assert part["added"]["p99"]["null"]["pairs"] == [10]
+    assert kept["ratio"]["tokens_per_s"]["pairs"] == [0.9, 0.45, 0.3]
+    assert kept["added"]["p99"]["pairs"] == [8, -2, -12]
 
 
 def test_starts_that_differ_widen_the_interval_of_what_is_added() -> None:
@@ -169,7 +174,7 @@ def test_starts_that_differ_widen_the_interval_of_what_is_added() -> None:
     made = blocks([(99, 4.0)] * 24 + [(99, 9.0)] * 8, [(100, 1.0)] * 32)
     of_four = [{**block, "start": block["round"] // 8} for block in made]
     found = [readings_result.results(given, ["streamed"])["streamed"] for given in (made, of_four)]
-    one, four = (part["added"]["p99"] for part in found)
+    one, four = (part["against_off"]["on"]["added"]["p99"] for part in found)
     assert (one["median"], one["low"], one["high"]) == (3, 3, 3)
     assert four["median"] == 3
     assert (four["low"], four["high"]) == pytest.approx((4.25 - 3.18 * 1.25, 4.25 + 3.18 * 1.25), abs=0.05)
@@ -177,7 +182,9 @@ def test_starts_that_differ_widen_the_interval_of_what_is_added() -> None:
 
 @pytest.mark.parametrize(("rate", "p99", "met"), [(99, 6.0, [True, True]), (98, 6.1, [False, False])])
 def test_targets_are_held_against_the_measured_medians(rate: float, p99: float, met: list[bool]) -> None:
-    found = readings_result.results(blocks([(rate, p99)] * 20, [(100, 1.0)] * 20), ["streamed"])
+    """Of readings alone, whatever keeping them costs."""
+    made = blocks([(rate, p99)] * 20, [(100, 1.0)] * 20, kept=[(98.5, 5.0)] * 20)
+    found = readings_result.results(made, ["streamed"])
     told = readings_result.targets(found, pairs=20, seconds=30)
     assert [target["met"] for target in told] == met
     assert all(target["full_size"] for target in told)
@@ -218,7 +225,7 @@ class FakeServer:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeServer]:
     """A run without a server: readings cost a hundredth, and 2 ms at the end of a stream."""
-    made = {name: FakeServer(name) for name in ("mooring", "unmeasured")}
+    made = {name: FakeServer(name) for name in ("unkept", "mooring", "unmeasured")}
 
     def run(given: Pass) -> Heard:
         gaps = [0.003 + 0.002 * given.measured] * given.streamed
@@ -237,16 +244,16 @@ def test_a_whole_run_ends_in_its_json(
     told = capsys.readouterr().out
     found = json.loads(told.splitlines()[-1])
     assert found == json.loads(out.read_text()) and found["partial"] is False
-    assert [(b["load"], b["arm"]) for b in found["blocks"][:4]] == [
-        ("streamed", "default"), ("streamed", "unmeasured"), ("whole", "default"), ("whole", "unmeasured"),
+    first = ["unkept", "default", "unmeasured"]
+    assert [(b["load"], b["arm"]) for b in found["blocks"][:6]] == [
+        *(("streamed", arm) for arm in first), *(("whole", arm) for arm in first),
     ]  # fmt: skip
-    assert [b["arm"] for b in found["blocks"] if b["load"] == "whole"] == 2 * [
-        "default", "unmeasured", "unmeasured", "default",
-    ]  # fmt: skip
-    assert found["results"]["streamed"]["added"]["p99"]["median"] == pytest.approx(2.0)
+    whole = [b["arm"] for b in found["blocks"] if b["load"] == "whole"]
+    assert whole[:6] == first + first[::-1] and {*whole[6:9]} == {*whole[9:]} == {*first}
+    assert found["results"]["streamed"]["against_off"]["kept"]["added"]["p99"]["median"] == pytest.approx(2.0)
     assert [target["met"] for target in found["targets"]] == [True, True, True]
     assert "last gap, p99, on - off: 2.0000" in told
-    assert [b["start"] for b in found["blocks"]] == [start for start in range(4) for _ in range(4)]
+    assert [b["start"] for b in found["blocks"]] == [start for start in range(4) for _ in range(6)]
     assert all(server.stopped for server in fakes.values())
 
 

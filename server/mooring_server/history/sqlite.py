@@ -1,7 +1,7 @@
 """A history in one SQLite file, for the API processes of one machine.
 
 Write-ahead log: readers and the writer never wait for each other, and processes take turns at writing. A commit is on
-the disk before it returns (synchronous = FULL): with a batch a commit, that costs two syncs a second. The log needs a
+the disk before it returns (synchronous = FULL): with a batch a commit, that costs one sync a second. The log needs a
 local disk: SQLite's locks do not hold on NFS.
 
 What is deleted is overwritten with zeros, but in the log: the file and older parts of the log hold it until the log is

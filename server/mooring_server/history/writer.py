@@ -22,7 +22,7 @@ from mooring_server.record import Record
 MOST: Final = 65_536
 """Rows that may wait: some 60 MB, and at ten answers a second almost two hours without a store."""
 BATCH: Final = 1000
-EVERY: Final = 0.5
+EVERY: Final = 1.0
 """Seconds."""
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
