@@ -1,7 +1,7 @@
 """What readings cost: the demo served with them against the demo with MOORING_READINGS=0.
 
     python benchmarks/readings.py [--load streamed|whole|both] [--pairs 20] [--block-seconds 30] [--starts 4]
-                                  [--short] [--out FILE]
+                                  [--arms on,kept,off] [--short] [--out FILE]
 
     on      with readings, and MOORING_HISTORY=off: what the targets are about; history.py asks what keeping them costs
     kept    as always: readings, and a history that keeps them
@@ -86,6 +86,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own.add_argument("--pairs", type=int, default=FULL_PAIRS, help="rounds of one block of each server")
     own.add_argument("--block-seconds", type=float, default=FULL_SECONDS)
     own.add_argument("--starts", type=int, default=STARTS, help="of the servers, over which rounds spread")
+    own.add_argument("--arms", type=_arms, default=",".join(LABELS.values()), help="off, and at least one more")
     own.add_argument("--short", action="store_true", help=f"{SHORT_PAIRS} pairs of {SHORT_SECONDS:g} s, one start")
     own.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes besides stdout")
     options = own.parse_args(arguments)
@@ -97,18 +98,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _arms(text: str) -> list[str]:
+    """As arms.py calls them."""
+    named = text.split(",")
+    arms = [arm for arm, label in LABELS.items() if label in named]
+    if OFF not in arms or len(arms) < 2 or len(arms) < len(named):
+        raise argparse.ArgumentTypeError(f"name off and at least one more of {', '.join(LABELS.values())}, each once")
+    return arms
+
+
 def prepare(options: argparse.Namespace) -> Run:
     """Nothing has been started yet."""
     folder = FOLDER / "readings"
     folder.mkdir(parents=True, exist_ok=True)
     subject = subject_of("demo", folder)
-    return Run(options, subject, servers(subject, list(LABELS), OPTIONS, folder), where())
+    return Run(options, subject, servers(subject, options.arms, OPTIONS, folder), where())
 
 
 def measure(run: Run) -> None:
     """All rounds, spread over the starts."""
     options = run.options
-    for start, rounds in enumerate(spread(orders(list(LABELS), options.pairs), options.starts)):
+    for start, rounds in enumerate(spread(orders(options.arms, options.pairs), options.starts)):
         start_servers(run, backwards=start % 2 == 1)
         if not run.turns:
             plan(run)
@@ -120,7 +130,7 @@ def measure(run: Run) -> None:
 def start_servers(run: Run, backwards: bool) -> None:
     """Start all, one after the other, and warm them up."""
     start_all(run.servers, backwards, say)
-    for arm in LABELS:
+    for arm in run.options.arms:
         for load in run.options.loads:
             send(run, load, arm, WARM_UP, (1, LOADS.index(load)))
 
@@ -128,7 +138,7 @@ def start_servers(run: Run, backwards: bool) -> None:
 def plan(run: Run) -> None:
     """Find out how much work a block is."""
     run.turns |= {load: pilot(run, load) for load in run.options.loads}
-    seconds = len(LABELS) * run.options.pairs * len(run.options.loads) * run.options.block_seconds
+    seconds = len(run.options.arms) * run.options.pairs * len(run.options.loads) * run.options.block_seconds
     say(f"measuring for about {seconds / 60:.0f} minutes ...")
 
 
@@ -178,6 +188,7 @@ def block(run: Run, load: str, arm: str, found: Block[Heard]) -> dict[str, Any]:
         "arm": arm,
         "ended": round(time.time(), 1),
         "seconds": round(heard.seconds, 4),
+        "turn_seconds": [round(seconds, 4) for seconds in found.seconds],
         "answers": waves * len(LENGTHS),
         "tokens": generated,
         "lost": heard.lost,

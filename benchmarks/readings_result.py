@@ -4,11 +4,14 @@ on            with readings and no history: what the targets are about
 kept          with readings, and a history that keeps them
 off           without readings
 
-ratio         tokens per second, and CPU seconds per token, over those without readings, of one round (blocks.py)
+ratio         tokens per second of one turn over those without readings in the turn of the same prompts, seconds before
+              or after it; CPU seconds per token of one round over those without readings (blocks.py)
 added         of one round, a percentile of the last gap minus the same without readings, in ms
 added_whole   the same of the time of a request
-estimate      median over the rounds, with its 95 % interval (blocks.py)
-null          the same for the server without readings against itself, in neighbouring rounds of one start
+estimate      median over the turns or rounds, with its 95 % interval (blocks.py)
+null          the same for the server without readings against itself, in neighbouring turns, or rounds of one start
+
+A neighbour on the machine who takes it for seconds spoils a turn, and so one of the pairs and not the whole round.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +27,7 @@ ON, KEPT, OFF = "unkept", "default", "unmeasured"
 LABELS: Final = {ON: "on", KEPT: "kept", OFF: "off"}
 LOADS: Final = ("streamed", "whole")
 RATIOS: Final = ("tokens_per_s", "cpu_s_per_token")
+CPU: Final = RATIOS[1]
 TIMES: Final = ("gap_ms", "last_gap_ms", "request_ms")
 FULL_PAIRS: Final = 20
 FULL_SECONDS: Final = 30.0
@@ -43,16 +47,41 @@ def _of_load(blocks: Blocks) -> Result:
     return {
         "arms": {arm: _of_arm([b for b in blocks if b["arm"] == arm]) for arm in LABELS},
         "against_off": {LABELS[arm]: _against_off(blocks, arm) for arm in (ON, KEPT)},
-        "null": {n: rounded(estimate(null(blocks, OFF, n))) for n in RATIOS},
+        "null": {"tokens_per_s": _itself(blocks), "cpu_s_per_token": rounded(estimate(null(blocks, OFF, CPU)))},
     }
 
 
 def _against_off(blocks: Blocks, arm: str) -> Result:
     return {
-        "ratio": {n: rounded(estimate(paired(blocks, arm, OFF, n), starts_of(blocks, arm, OFF, n))) for n in RATIOS},
+        "ratio": {
+            "tokens_per_s": _by_turn(blocks, arm),
+            CPU: rounded(estimate(paired(blocks, arm, OFF, CPU), starts_of(blocks, arm, OFF, CPU))),
+        },
         "added": {p: added(blocks, arm, "last_gap_ms", p) for p in ("p50", "p99")},
         "added_whole": {p: added(blocks, arm, "request_ms", p) for p in ("p50", "p99")},
     }
+
+
+def _by_turn(blocks: Blocks, arm: str) -> Result:
+    """Of the same work, so the times' ratio is that of the rates, turned over."""
+    on, off = ({b["round"]: b for b in blocks if b["arm"] == name} for name in (arm, OFF))
+    turns = [
+        (without / with_, off[r].get("start", 0))
+        for r in sorted(on.keys() & off.keys())
+        for with_, without in zip(on[r]["turn_seconds"], off[r]["turn_seconds"], strict=True)
+    ]
+    return rounded(estimate([ratio for ratio, _ in turns], [start for _, start in turns]))
+
+
+def _itself(blocks: Blocks) -> Result:
+    """A turn of the server without readings over the next one of the same block, none in two pairs."""
+    turns = [
+        (first / second, b.get("start", 0))
+        for b in blocks
+        if b["arm"] == OFF
+        for first, second in zip(b["turn_seconds"][::2], b["turn_seconds"][1::2], strict=False)
+    ]
+    return rounded(estimate([ratio for ratio, _ in turns], [start for _, start in turns]))
 
 
 def _of_arm(blocks: Blocks) -> Result:
@@ -93,29 +122,30 @@ def _interval(differences: Sequence[float], starts: Sequence[int]) -> Result:
 
 def targets(found: Result, pairs: int, seconds: float) -> list[Result]:
     """Each held against what was measured; `met` is null where it was not measured."""
-    made = [
-        _target(
-            f"{load}: tokens per second, on / off",
-            part["against_off"]["on"]["ratio"]["tokens_per_s"],
-            at_least=RATIO_WANTED,
+    made = []
+    for load, part in found.items():
+        on = part["against_off"]["on"]
+        rounds = len(on["ratio"][CPU]["pairs"])
+        made.append(
+            _target(f"{load}: tokens per second, on / off", on["ratio"]["tokens_per_s"], rounds, at_least=RATIO_WANTED)
         )
-        for load, part in found.items()
-    ]
-    if "streamed" in found:
-        added = found["streamed"]["against_off"]["on"]["added"]["p99"]
-        made.append(_target("streamed: ms added to the last gap at its p99", added, at_most=ADDED_WANTED))
+        if load == "streamed":
+            what = "streamed: ms added to the last gap at its p99"
+            made.append(_target(what, on["added"]["p99"], rounds, at_most=ADDED_WANTED))
     size = {"pairs_planned": pairs, "block_seconds": seconds}
     return [{**t, **size, "full_size": t["pairs"] >= FULL_PAIRS and seconds >= FULL_SECONDS} for t in made]
 
 
-def _target(what: str, measured: Mapping[str, Any], at_least: float = -np.inf, at_most: float = np.inf) -> Result:
+def _target(
+    what: str, measured: Mapping[str, Any], rounds: int, at_least: float = -np.inf, at_most: float = np.inf
+) -> Result:
     value = measured["median"]
     return {
         "what": what,
         "wanted": f">= {at_least}" if at_most == np.inf else f"<= {at_most}",
         "measured": {key: measured[key] for key in ("median", "low", "high")},
         "met": None if value is None else bool(at_least <= value <= at_most),
-        "pairs": len(measured["pairs"]),
+        "pairs": rounds,
     }
 
 

@@ -22,6 +22,8 @@ class Block(Generic[H]):
     """What all turns of one arm have taken."""
 
     heard: H
+    seconds: list[float] = field(default_factory=list)
+    """Of each turn."""
     cpu: Cpu = field(default_factory=dict)
     others: float = 0.0
     """CPU seconds that everything else on the machine took, stolen time included."""
@@ -33,6 +35,7 @@ class Block(Generic[H]):
 
     def add(self, heard: H, cpu: Cpu, others: float) -> None:
         add(self.heard, heard)
+        self.seconds.append(heard.seconds)  # type: ignore[attr-defined]
         self.others += others
         for server, used in cpu.items():
             sums = self.cpu.setdefault(server, {})

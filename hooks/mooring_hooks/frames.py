@@ -9,7 +9,8 @@ node it goes through a ring in memory (ring.py), because a socket costs the mode
 thread's work: the worker makes the ring in the API process's folder, which has mode 0700, and says its name once over
 a Unix socket there. Where there is no room for a ring, its frames take that socket too.
 
-The sender may drop a frame, and counts it; it never blocks the model.
+The sender may drop a frame, and counts it; it never blocks the model. It sends what a step has left, as it lies
+there: every instruction of it is a step's own time, and the receiver has more of that.
 """
 
 import threading
@@ -32,14 +33,15 @@ READING_KEY: Final = "mooring.reading"
 INDEX: Final = 0
 SLOT: Final = 1
 HEAD: Final = 2
-"""Words of a record before its projections: index of the generated token, slot."""
+"""Words of a record before its projections: index of the generated token (0 = the first), slot."""
 RING: Final = b"mooring-ring:"
 """Begins the message that names a ring; no frame begins so."""
 IPC: Final = "ipc://"
 WAITING_FRAMES: Final = 20_000
 """Frames that may wait on either side of the socket before new ones are dropped."""
 
-Words = npt.NDArray[np.int32]
+Column = npt.NDArray[Any]
+"""(T,), contiguous."""
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -53,10 +55,12 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     numbers: bytes
     """(R,) int64: ticket numbers."""
     counts: bytes
-    """(R,) int32: rows of each answer, in the order of the records."""
-    records: bytes
-    """(T, 2 + sites) 4-byte words: index of the generated token (0 = the first) and slot as int32, then the
-    projection at each site as fp32, before the cap. Little-endian."""
+    """(R,) int32: rows of each answer, in the order of the rows."""
+    starts: bytes
+    """(R,) int64: position of each answer's first generated token."""
+    rows: bytes
+    """Column by column: (T,) positions as int64, (T,) slots as int32, and for each site (T,) projections as fp32,
+    before the cap. Little-endian."""
 
 
 class MalformedFrame(ValueError):
@@ -70,48 +74,85 @@ def encode(frame: Frame) -> bytes:
     return msgspec.msgpack.encode(frame)
 
 
-def decode(payload: bytes, sites: int) -> tuple[Frame, list[int], list[int]]:
-    """The frame, its ticket numbers and counts; `sites` is how many the model has."""
+class Decoded(NamedTuple):
+    """A frame as an inbox takes it; R answers, T rows."""
+
+    frame: Frame
+    numbers: list[int]
+    """(R,)"""
+    counts: list[int]
+    """(R,)"""
+    records: bytes
+    """(T, 2 + sites) 4-byte words: see HEAD, then the projection at each site as fp32."""
+
+
+def decode(payload: bytes, sites: int) -> Decoded:
+    """`sites` is how many the model has."""
     try:
         frame = _DECODER.decode(payload)
-        numbers, counts, rows = _answers(frame.numbers, frame.counts)
+        if not (0 <= frame.first and 0 < frame.sites and frame.first + frame.sites <= sites and frame.dropped >= 0):
+            raise MalformedFrame(f"sites {frame.first} to {frame.first + frame.sites}, and the model has {sites}")
+        count, rest = divmod(len(frame.rows), _row_size(frame.sites))
+        numbers, counts, starts = _answers(frame.numbers, frame.counts, frame.starts, count)
     except (msgspec.DecodeError, ValueError) as error:
         raise MalformedFrame(str(error)) from None
-    if not (0 <= frame.first and 0 < frame.sites and frame.first + frame.sites <= sites and frame.dropped >= 0):
-        raise MalformedFrame(f"sites {frame.first} to {frame.first + frame.sites}, and the model has {sites}")
-    if rows * record_size(frame.sites) != len(frame.records):
-        raise MalformedFrame(f"{rows} rows in {len(frame.records)} bytes")
-    return frame, numbers, counts
+    if rest:
+        raise MalformedFrame(f"{len(frame.rows)} bytes, and rows of {_row_size(frame.sites)}")
+    return Decoded(frame, numbers, counts, _records(frame, count, starts))
 
 
 @lru_cache(64)
-def _answers(numbers: bytes, counts: bytes) -> tuple[list[int], list[int], int]:
-    """Numbers, counts and their sum; remembered, because most steps are of the same answers as the step before."""
-    whose, rows = np.frombuffer(numbers, "<i8").tolist(), np.frombuffer(counts, "<i4").tolist()
-    if len(whose) != len(rows) or min(rows, default=1) < 1:
-        raise MalformedFrame(f"{len(whose)} answers with counts {rows[:8]}")
-    return whose, rows, sum(rows)
+def _answers(numbers: bytes, counts: bytes, starts: bytes, count: int) -> tuple[list[int], list[int], Column]:
+    """Numbers, counts, and of every row its answer's start; remembered, because most steps are of the same answers as
+    the step before."""
+    whose, rows, begun = np.frombuffer(numbers, "<i8"), np.frombuffer(counts, "<i4"), np.frombuffer(starts, "<i8")
+    if not len(whose) == len(rows) == len(begun) or (rows < 1).any() or rows.sum(dtype=np.int64) != count:
+        raise MalformedFrame(f"{len(whose)} answers with {len(begun)} starts and counts {rows[:8]} for {count} rows")
+    return whose.tolist(), rows.tolist(), np.repeat(begun, rows)
+
+
+def _records(frame: Frame, count: int, starts: Column) -> bytes:
+    words = np.empty((count, HEAD + frame.sites), "<i4")
+    words[:, INDEX] = np.frombuffer(frame.rows, "<i8", count) - starts
+    words[:, SLOT] = np.frombuffer(frame.rows, "<i4", count, _OF_POSITION * count)
+    projections = np.frombuffer(frame.rows, "<i4", frame.sites * count, (_OF_POSITION + _OF_SLOT) * count)
+    words[:, HEAD:] = projections.reshape(frame.sites, count).T
+    return words.tobytes()
+
+
+_OF_POSITION, _OF_SLOT, _OF_PROJECTION = 8, 4, 4
+"""Bytes."""
+
+
+def _row_size(sites: int) -> int:
+    """Bytes of one row of a frame."""
+    return _OF_POSITION + _OF_SLOT + _OF_PROJECTION * sites
 
 
 def record_size(sites: int) -> int:
-    """Bytes of one row."""
+    """Bytes of one record."""
     return 4 * (HEAD + sites)
 
 
-def records(
-    index: npt.NDArray[Any],
-    slots: npt.NDArray[Any],
-    projections: Sequence[npt.NDArray[np.float32]],
-    words: Words | None = None,
-) -> Words:
-    """(T, 2 + S) words of a frame, from (T,), (T,) and S arrays of (T,); `words` is where, if they have a place."""
-    if words is None:
-        words = np.empty((len(index), HEAD + len(projections)), "<i4")
-    words[:, INDEX], words[:, SLOT] = index, slots
-    values = words.view("<f4")
-    for site, row in enumerate(projections, HEAD):
-        values[:, site] = row
-    return words
+class Answers:
+    """Whose rows a step has: (R,) ticket numbers, rows of each, and the positions of their first tokens. What a frame
+    says of them is made once, since most steps are of the same answers as the step before."""
+
+    def __init__(self, numbers: Column, counts: Column, starts: Column) -> None:
+        self._fields = numbers.astype("<i8").tobytes(), counts.astype("<i4").tobytes(), starts.astype("<i8").tobytes()
+        self._rows = int(counts.sum())
+        self._head = b""
+
+    def head(self, first: int, sites: int, dropped: int) -> bytes:
+        """A frame up to its rows, from the one stage that has these answers."""
+        if not dropped and self._head:
+            return self._head
+        rows = bytes(self._rows * _row_size(sites))
+        whole = encode(Frame(first, sites, dropped, *self._fields, rows))
+        head = whole[: len(whole) - len(rows)]
+        if not dropped:
+            self._head = head
+        return head
 
 
 class Ticket(NamedTuple):
@@ -150,12 +191,12 @@ class Sender:
         self._told: Counter[str] = Counter()
         """Of those, what a frame that went out has said."""
 
-    def send(self, address: str, key: str, numbers: bytes, counts: bytes, words: Words) -> None:
-        """Push one frame, or count it as dropped; `numbers` and `counts` as a frame has them."""
+    def send(self, address: str, key: str, answers: Answers, columns: Sequence[Column]) -> None:
+        """Push one frame, or count it as dropped; `columns` as a frame's rows have them."""
         dropped = self._dropped[address]
-        frame = Frame(self._first, self._sites, dropped - self._told[address], numbers, counts, words.tobytes())
+        head = answers.head(self._first, self._sites, dropped - self._told[address])
         way = self._ways.get(address) or self._way(address, key)
-        if way(encode(frame)):
+        if way(b"".join((head, *columns))):
             self._told[address] = dropped
         else:
             self.count_dropped([(address, key)])

@@ -159,7 +159,7 @@ class Inbox:
 
     def _take(self, payload: bytes) -> None:
         try:
-            frame, numbers, counts = decode(payload, self._sites)
+            frame, numbers, counts, data = decode(payload, self._sites)
         except MalformedFrame:
             self._malformed += 1
             return
@@ -167,7 +167,7 @@ class Inbox:
             self._malformed += 1
             return
         self._dropped += frame.dropped
-        size, at, answers, data = record_size(frame.sites), 0, self._answers, frame.records
+        size, at, answers = record_size(frame.sites), 0, self._answers
         for number, rows in zip(numbers, counts, strict=True):
             end = at + rows * size
             if (stages := answers.get(number)) is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mooring_hooks.frames import Sender, Ticket, Words, records
+from mooring_hooks.frames import Answers, Sender, Ticket
 from mooring_hooks.progress import say
 from mooring_hooks.rows import Batch
 from mooring_hooks.sites import Site
@@ -26,7 +26,7 @@ WAITING_STEPS: Final = 256
 """Steps whose copy may be on its way before new ones are dropped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Tickets:
     """Of one batch; R requests."""
 
@@ -36,36 +36,26 @@ class Tickets:
     """(R,) index of each request's inbox; -1 where nobody asked."""
     numbers: npt.NDArray[np.int64]
     """(R,)"""
-    whole: "Whole | None"
-    """If all go to one inbox."""
+    alone: bool
+    """Whether all go to one inbox."""
+    _decoding: Answers | None = None
+    """Of a step in which each of them decodes one token: made once, since most steps are such."""
 
     @classmethod
     def of(cls, tickets: Sequence[Ticket | None]) -> "Tickets":
         inboxes = list(dict.fromkeys((t.address, t.key) for t in tickets if t is not None))
         inbox = np.array([-1 if t is None else inboxes.index((t.address, t.key)) for t in tickets], np.int64)
         numbers = np.array([0 if t is None else t.number for t in tickets], np.int64)
-        alone = len(inboxes) == 1 and None not in tickets
-        return cls(inboxes, inbox, numbers, Whole(numbers) if alone else None)
+        return cls(inboxes, inbox, numbers, len(inboxes) == 1 and None not in tickets)
 
-
-class Whole:
-    """What a step sends in which each of R requests decodes one token: made once, since most steps are such."""
-
-    def __init__(self, numbers: npt.NDArray[np.int64]) -> None:
-        self.wire = _wire(numbers, np.ones_like(numbers))
-        self._requests, self._decodes = len(numbers), False
-        self._words: Words | None = None
-
-    def decodes(self, batch: Batch, rows: int) -> bool:
-        """Whether every request has exactly one row, behind its prompt; there it stays as long as the batch lives."""
-        if rows == self._requests and not self._decodes:
-            self._decodes = bool((batch.computed >= batch.prompt_lengths).all())
-        return rows == self._requests and self._decodes
-
-    def words(self, batch: Batch, rows: npt.NDArray[np.int32], projections: Sequence[Projections]) -> Words:
-        """In one place, which is filled again by the next step."""
-        self._words = records(batch.computed - batch.prompt_lengths, rows, projections, self._words)
-        return self._words
+    def decoding(self, batch: Batch, rows: int) -> Answers | None:
+        """If each has exactly one row, behind its prompt, where it stays while the batch lives, and all go to one
+        inbox."""
+        if not self.alone or rows != len(self.numbers):
+            return None
+        if self._decoding is None and (batch.computed >= batch.prompt_lengths).all():
+            self._decoding = Answers(self.numbers, batch.scheduled, batch.prompt_lengths)
+        return self._decoding
 
 
 class Readings:
@@ -73,9 +63,10 @@ class Readings:
 
     def __init__(self, sites: Sequence[Site], first: int, device: torch.device) -> None:
         self._sites = sites
+        self._first: dict[str, Any] = sites[0].module._buffers if sites else {}
         self._sender = Sender(first, len(sites))
-        self._viewed = 0
-        """Where the first site's buffer lay when `_views` were made."""
+        self._viewed: torch.Tensor | None = None
+        """The first site's buffer when `_views` were made."""
         self._views: list[Projections] = []
         self._recorded: list[Projections] = []
         """Of the views, what the last step has filled."""
@@ -100,8 +91,8 @@ class Readings:
                 say(f"readings of a step are lost, and counted; this is told once:\n{traceback.format_exc()}")
 
     def _take(self, batch: Batch, rows: npt.NDArray[np.int32], tickets: Tickets) -> None:
-        decoding = tickets.whole is not None and tickets.whole.decodes(batch, len(rows))
-        if not decoding and (batch.computed + batch.scheduled <= batch.prompt_lengths).all():
+        decoding = tickets.decoding(batch, len(rows))
+        if decoding is None and (batch.computed + batch.scheduled <= batch.prompt_lengths).all():
             return
         if self._later is None:
             self._send(batch, rows, tickets, decoding, self._now(len(rows)))
@@ -113,29 +104,27 @@ class Readings:
             self._sender.count_dropped(tickets.inboxes)
 
     def _send(
-        self, batch: Batch, rows: Any, tickets: Tickets, decoding: bool, projections: Sequence[Projections]
+        self, batch: Batch, rows: Any, tickets: Tickets, decoding: Answers | None, projections: Sequence[Projections]
     ) -> None:
-        """Always from the same thread: a step of decoding fills a place that the one before has filled."""
-        if decoding:
-            assert tickets.whole is not None
-            words = tickets.whole.words(batch, rows, projections)
-            self._sender.send(*tickets.inboxes[0], *tickets.whole.wire, words)
+        if decoding is not None:
+            self._sender.send(*tickets.inboxes[0], decoding, (batch.computed, rows, *projections))
             return
         generated = batch.computed + batch.scheduled - batch.prompt_lengths
-        counts = np.clip(generated, 0, batch.scheduled)
-        index = batch.positions() - np.repeat(batch.prompt_lengths, batch.scheduled)
+        counts, positions = np.clip(generated, 0, batch.scheduled), batch.positions()
+        spoken = positions >= np.repeat(batch.prompt_lengths, batch.scheduled)
         inbox_of_row = np.repeat(tickets.inbox, batch.scheduled)
         for number, inbox in enumerate(tickets.inboxes):
-            wanted = (index >= 0) & (inbox_of_row == number)
-            answers = (counts > 0) & (tickets.inbox == number)
-            if answers.any():
-                words = records(index[wanted], rows[wanted], [row[wanted] for row in projections])
-                self._sender.send(*inbox, *_wire(tickets.numbers[answers], counts[answers]), words)
+            wanted = spoken & (inbox_of_row == number)
+            whose = (counts > 0) & (tickets.inbox == number)
+            if whose.any():
+                answers = Answers(tickets.numbers[whose], counts[whose], batch.prompt_lengths[whose])
+                columns = (positions[wanted], rows[wanted], *(row[wanted] for row in projections))
+                self._sender.send(*inbox, answers, columns)
 
     def _now(self, count: int) -> list[Projections]:
         """(count,) of each site, where they lie: on a CPU the step has ended."""
-        first: int = self._sites[0].module.mooring_projections.data_ptr()  # type: ignore[operator, union-attr]
-        if self._viewed != first:  # all are made together, and move together if ever
+        first = self._first["mooring_projections"]  # all are made together, and replaced together if ever
+        if self._viewed is not first:
             buffers: list[Any] = [site.module.mooring_projections for site in self._sites]
             self._viewed, self._views, self._recorded = first, [buffer.numpy() for buffer in buffers], []
         if not self._recorded or len(self._recorded[0]) != count:
@@ -159,7 +148,3 @@ class Readings:
     def _work(self, jobs: "queue.Queue[tuple[Tickets, Callable[[], None]]]") -> None:
         while True:
             self._try(*jobs.get())
-
-
-def _wire(numbers: npt.NDArray[Any], counts: npt.NDArray[Any]) -> tuple[bytes, bytes]:
-    return numbers.astype("<i8").tobytes(), counts.astype("<i4").tobytes()

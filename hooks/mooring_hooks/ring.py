@@ -65,8 +65,7 @@ class RingWriter:
         if skipped:
             self._data[at : at + LENGTH] = SKIP
             at = 0
-        self._data[at : at + LENGTH] = length.to_bytes(LENGTH, "little")
-        self._data[at + LENGTH : at + LENGTH + length] = message
+        self._data[at : at + LENGTH + length] = length.to_bytes(LENGTH, "little") + message
         self._counters[WRITTEN] = self._written = end
         return True
 

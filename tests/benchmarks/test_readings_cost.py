@@ -150,6 +150,7 @@ def blocks(
     return [
         {
             "load": "streamed", "round": number, "arm": arm, "tokens_per_s": rate, "cpu_s_per_token": 0.001,
+            "turn_seconds": [100 / rate, 200 / rate],
             "answers": 48, "lost": 0, "last_gap_ms": {"p50": 1.0, "p99": p99}, "gap_ms": None, "request_ms": None,
         }
         for arm, found in arms
@@ -165,8 +166,17 @@ def test_what_is_added_is_a_difference_within_a_round() -> None:
     assert part["ratio"]["tokens_per_s"]["median"] == pytest.approx(0.99)
     assert part["added"]["p99"]["pairs"] == [3, 3, 3] and part["added"]["p99"]["median"] == 3
     assert part["added"]["p99"]["null"]["pairs"] == [10]
-    assert kept["ratio"]["tokens_per_s"]["pairs"] == [0.9, 0.45, 0.3]
+    assert kept["ratio"]["tokens_per_s"]["pairs"] == [0.9, 0.9, 0.45, 0.45, 0.3, 0.3]
+    assert found["streamed"]["null"]["tokens_per_s"]["pairs"] == [0.5, 0.5, 0.5]
     assert kept["added"]["p99"]["pairs"] == [8, -2, -12]
+
+
+def test_a_turn_that_was_disturbed_is_one_pair_of_many() -> None:
+    made = blocks([(99, 4.0)] * 20, [(100, 1.0)] * 20)
+    for block in made[:9]:
+        block["turn_seconds"][0] *= 3
+    part = readings_result.results(made, ["streamed"])["streamed"]
+    assert part["against_off"]["on"]["ratio"]["tokens_per_s"]["median"] == pytest.approx(0.99)
 
 
 def test_starts_that_differ_widen_the_interval_of_what_is_added() -> None:
@@ -275,7 +285,22 @@ def test_an_interrupted_run_keeps_its_blocks_and_says_so(
     assert all(server.stopped for server in fakes.values())
 
 
-@pytest.mark.parametrize("arguments", [["--pairs", "0"], ["--block-seconds", "0"], ["--load", "none"]])
+def test_a_run_may_leave_out_what_keeps_readings(fakes: dict[str, FakeServer], tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    assert readings.main(["--load", "streamed", "--pairs", "4", "--arms", "on,off", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert {b["arm"] for b in found["blocks"]} == {"unkept", "unmeasured"}
+    assert found["results"]["streamed"]["against_off"]["kept"]["ratio"]["tokens_per_s"]["median"] is None
+    assert all(target["met"] for target in found["targets"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pairs", "0"], ["--block-seconds", "0"], ["--load", "none"], ["--arms", "off"], ["--arms", "on,kept"],
+        ["--arms", "on,off,off"],
+    ],
+)  # fmt: skip
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         readings.parse(arguments)

@@ -14,11 +14,13 @@ import pytest
 import zmq
 
 from mooring_hooks import frames
-from mooring_hooks.frames import RING, Frame, MalformedFrame, Sender, Ticket, decode, encode, records
+from mooring_hooks.frames import RING, Answers, Frame, MalformedFrame, Sender, Ticket, decode, encode
 from mooring_hooks.inbox import Inbox, Rows
 from mooring_hooks.ring import RingWriter
 
 SITES, SLOTS = 3, 8
+START = 5
+"""Position of every answer's first token."""
 
 
 @pytest.fixture
@@ -28,19 +30,19 @@ def inbox() -> Iterator[Inbox]:
     found.stop()
 
 
-def words(index: list[int], first: int = 0, sites: int = SITES, bump: float = 0.0) -> Any:
-    """Records of slot 2 whose projection at site s and token i is 10 * s + i + bump."""
-    tokens = np.array(index)
-    values = 10.0 * (first + np.arange(sites))[:, None] + tokens + bump
-    return records(tokens, np.full(len(index), 2), values.astype(np.float32))
+def columns(index: list[int], first: int = 0, sites: int = SITES, bump: float = 0.0, slot: int = 2) -> list[Any]:
+    """Of a frame, whose projection at site s and token i is 10 * s + i + bump."""
+    tokens = np.array(index, np.int64)
+    values = [(10.0 * (first + site) + tokens + bump).astype(np.float32) for site in range(sites)]
+    return [tokens + START, np.full(len(index), slot, np.int32), *values]
 
 
-def push(inbox: Inbox, sender: Sender, numbers: list[int], counts: list[int], rows: Any) -> None:
-    sender.send(inbox.address, inbox.key, *wire(numbers, counts), rows)
+def push(inbox: Inbox, sender: Sender, numbers: list[int], counts: list[int], rows: list[Any]) -> None:
+    sender.send(inbox.address, inbox.key, answers(numbers, counts), rows)
 
 
-def wire(numbers: list[int], counts: list[int]) -> tuple[bytes, bytes]:
-    return np.array(numbers, "<i8").tobytes(), np.array(counts, "<i4").tobytes()
+def answers(numbers: list[int], counts: list[int]) -> Answers:
+    return Answers(np.array(numbers), np.array(counts), np.full(len(numbers), START))
 
 
 def collected(inbox: Inbox, number: int, tokens: int) -> Rows:
@@ -62,14 +64,25 @@ def expected(tokens: int) -> list[list[float]]:
 
 
 def frame(**changes: Any) -> Frame:
-    numbers, counts = np.array([7], "<i8").tobytes(), np.array([2], "<i4").tobytes()
+    numbers, counts, starts = (np.array([n], kind).tobytes() for n, kind in ((7, "<i8"), (2, "<i4"), (START, "<i8")))
     whole: dict[str, Any] = {"first": 0, "sites": SITES, "dropped": 0, "numbers": numbers, "counts": counts,
-                             "records": words([0, 1]).tobytes()}  # fmt: skip
+                             "starts": starts, "rows": b"".join(columns([0, 1]))}  # fmt: skip
     return Frame(**whole | changes)
 
 
 def test_a_frame_comes_back_as_it_was() -> None:
-    assert decode(encode(frame()), SITES) == (frame(), [7], [2])
+    found = decode(encode(frame()), SITES)
+    assert found[:3] == (frame(), [7], [2])
+    words = np.frombuffer(found.records, "<i4").reshape(2, -1)
+    assert words[:, :2].tolist() == [[0, 2], [1, 2]]
+    assert words.view("<f4")[:, 2:].tolist() == [[0, 10, 20], [1, 11, 21]]
+
+
+@pytest.mark.parametrize("dropped", [0, 3])
+def test_a_head_and_its_rows_are_a_frame_again_and_again(dropped: int) -> None:
+    given = answers([7], [2])
+    for _ in range(2):
+        assert given.head(0, SITES, dropped) + b"".join(columns([0, 1])) == encode(frame(dropped=dropped))
 
 
 @pytest.mark.parametrize(
@@ -79,9 +92,9 @@ def test_a_frame_comes_back_as_it_was() -> None:
         b"\x00" * 40,
         b"not msgpack at all",
         msgspec.msgpack.encode({"first": 0}),
-        msgspec.msgpack.encode([0, 3, 0, b"", b""]),
-        msgspec.msgpack.encode(["0", 3, 0, b"", b"", b""]),
-        msgspec.msgpack.encode([0, 3, 0, b"", b"", b"", b"more"]),
+        msgspec.msgpack.encode([0, 3, 0, b"", b"", b""]),
+        msgspec.msgpack.encode(["0", 3, 0, b"", b"", b"", b""]),
+        msgspec.msgpack.encode([0, 3, 0, b"", b"", b"", b"", b"more"]),
         encode(frame(first=-1)),
         encode(frame(first=1)),
         encode(frame(sites=0)),
@@ -89,10 +102,12 @@ def test_a_frame_comes_back_as_it_was() -> None:
         encode(frame(numbers=b"123")),
         encode(frame(numbers=b"")),
         encode(frame(counts=np.array([-1], "<i4").tobytes())),
-        encode(frame(counts=np.array([0], "<i4").tobytes(), records=b"")),
+        encode(frame(starts=b"")),
+        encode(frame(counts=np.array([0], "<i4").tobytes(), rows=b"")),
         encode(frame(counts=np.array([3], "<i4").tobytes())),
-        encode(frame(records=b"")),
-        encode(frame(records=words([0, 1]).tobytes() + b"x")),
+        encode(frame(counts=np.array([2**31 - 1], "<i4").tobytes())),
+        encode(frame(rows=b"")),
+        encode(frame(rows=b"".join(columns([0, 1])) + b"x")),
     ],
 )
 def test_bytes_that_are_no_frame_are_refused(payload: bytes) -> None:
@@ -113,8 +128,8 @@ def test_a_choice_finds_its_number_by_the_index_before_its_id() -> None:
 
 def test_rows_of_several_steps_become_one_answer(inbox: Inbox) -> None:
     sender, one, two = Sender(0, SITES), inbox.open(), inbox.open()
-    push(inbox, sender, [one.number, two.number], [1, 2], words([0, 0, 1]))
-    push(inbox, sender, [two.number, one.number], [1, 1], words([2, 1]))
+    push(inbox, sender, [one.number, two.number], [1, 2], columns([0, 0, 1]))
+    push(inbox, sender, [two.number, one.number], [1, 1], columns([2, 1]))
     assert collected(inbox, one.number, 2).projections.tolist() == expected(2)
     rows = collected(inbox, two.number, 3)
     assert rows.projections.tolist() == expected(3)
@@ -124,19 +139,19 @@ def test_rows_of_several_steps_become_one_answer(inbox: Inbox) -> None:
 def test_a_position_that_was_computed_again_counts_once_with_its_last_value(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
     for index, bump in (([0, 1, 2], 0.5), ([0, 1, 2, 3], 0.0)):
-        push(inbox, sender, [ticket.number], [len(index)], words(index, bump=bump))
+        push(inbox, sender, [ticket.number], [len(index)], columns(index, bump=bump))
     assert collected(inbox, ticket.number, 4).projections.tolist() == expected(4)
 
 
 def test_positions_behind_the_answers_end_do_not_count(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [5], words([0, 1, 2, 3, 4]))
+    push(inbox, sender, [ticket.number], [5], columns([0, 1, 2, 3, 4]))
     assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
 
 
 def test_a_missing_position_is_missed(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [2], words([0, 2]))
+    push(inbox, sender, [ticket.number], [2], columns([0, 2]))
     assert collected(inbox, ticket.number, 3).index.tolist() == [0, 2]
 
 
@@ -146,18 +161,18 @@ def test_an_answer_of_one_token_needs_no_rows(inbox: Inbox) -> None:
 
 def test_stages_of_a_pipeline_are_put_together_and_all_are_needed(inbox: Inbox) -> None:
     early, late, ticket = Sender(0, 2), Sender(2, 1), inbox.open()
-    push(inbox, early, [ticket.number], [3], words([0, 1, 2], sites=2))
+    push(inbox, early, [ticket.number], [3], columns([0, 1, 2], sites=2))
     assert len(collected(inbox, ticket.number, 3)) == 0
-    push(inbox, late, [ticket.number], [2], words([0, 1], first=2, sites=1))
+    push(inbox, late, [ticket.number], [2], columns([0, 1], first=2, sites=1))
     assert collected(inbox, ticket.number, 3).projections.tolist() == expected(2)
-    push(inbox, late, [ticket.number], [1], words([2], first=2, sites=1))
+    push(inbox, late, [ticket.number], [1], columns([2], first=2, sites=1))
     assert collected(inbox, ticket.number, 3).projections.tolist() == expected(3)
 
 
 def test_rows_of_a_closed_answer_are_ignored_and_nothing_is_kept(inbox: Inbox) -> None:
     sender, ticket, other = Sender(0, SITES), inbox.open(2), inbox.open()
     inbox.close(ticket)
-    push(inbox, sender, [ticket.number, ticket.number + 1, other.number], [1, 1, 1], words([0, 0, 0]))
+    push(inbox, sender, [ticket.number, ticket.number + 1, other.number], [1, 1, 1], columns([0, 0, 0]))
     assert collected(inbox, other.number, 1).projections.tolist() == expected(1)
     assert inbox.waiting == 1 and inbox.counts == (0, 0)
 
@@ -170,7 +185,7 @@ def test_malformed_frames_are_dropped_and_counted_and_good_ones_still_arrive(inb
         for payload in (b"", b"\xff" * 1000, encode(frame(first=9))):
             stranger.send(payload)
     context.term()
-    push(inbox, sender, [ticket.number], [1], words([0]))
+    push(inbox, sender, [ticket.number], [1], columns([0]))
     assert collected(inbox, ticket.number, 1).projections.tolist() == expected(1)
     until = time.monotonic() + 1
     while inbox.counts.malformed < 3 and time.monotonic() < until:
@@ -192,8 +207,8 @@ def test_between_nodes_only_holders_of_the_key_are_heard() -> None:
     strangers_key = zmq.curve_keypair()[0].decode()
     senders = [Sender(0, SITES) for _ in range(3)]
     for sender, key in zip(senders, ("", strangers_key), strict=False):
-        sender.send(ticket.address, key, *wire([ticket.number], [1]), words([1]))
-    senders[2].send(ticket.address, ticket.key, *wire([ticket.number], [1]), words([0]))
+        sender.send(ticket.address, key, answers([ticket.number], [1]), columns([1]))
+    senders[2].send(ticket.address, ticket.key, answers([ticket.number], [1]), columns([0]))
     assert collected(inbox, ticket.number, 2).index.tolist() == [0]
     inbox.stop()
 
@@ -215,7 +230,7 @@ def test_a_full_way_drops_and_says_so_and_never_blocks(ring: Any, monkeypatch: p
     nowhere = inbox.address + "-later"
     started = time.monotonic()
     for token in range(10):  # nobody listens there yet
-        sender.send(nowhere, "", *wire([ticket.number], [1]), words([token]))
+        sender.send(nowhere, "", answers([ticket.number], [1]), columns([token]))
     assert time.monotonic() - started < 1
     assert sender._dropped[nowhere] > 0
     inbox.stop()
@@ -227,7 +242,7 @@ def test_without_room_for_a_ring_frames_take_the_socket(
     monkeypatch.setattr(frames, "RingWriter", no_ring)
     sender, ticket = Sender(0, SITES), inbox.open()
     for token in range(5):
-        push(inbox, sender, [ticket.number], [1], words([token]))
+        push(inbox, sender, [ticket.number], [1], columns([token]))
     assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and inbox._rings == []
     assert capfd.readouterr().err.count("no ring can be made: [Errno 28] No space left on device") == 1
 
@@ -235,7 +250,7 @@ def test_without_room_for_a_ring_frames_take_the_socket(
 def test_on_one_node_frames_go_through_a_ring_that_leaves_no_file(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
     for token in range(5):
-        push(inbox, sender, [ticket.number], [1], words([token]))
+        push(inbox, sender, [ticket.number], [1], columns([token]))
     assert collected(inbox, ticket.number, 5).projections.tolist() == expected(5) and len(inbox._rings) == 1
     folder = Path(inbox.address.removeprefix("ipc://")).parent
     assert sorted(path.name for path in folder.iterdir()) == ["lock", "readings"]
@@ -247,7 +262,7 @@ def test_the_ring_lies_in_memory_and_only_on_processors_that_keep_stores_in_orde
     assert inbox.address.startswith("ipc:///dev/shm/mooring-")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [1], words([0]))
+    push(inbox, sender, [ticket.number], [1], columns([0]))
     assert len(collected(inbox, ticket.number, 1)) == 1 and inbox._rings == []
     assert "no ring can be made: not on aarch64" in capfd.readouterr().err
 
@@ -255,9 +270,9 @@ def test_the_ring_lies_in_memory_and_only_on_processors_that_keep_stores_in_orde
 @pytest.mark.parametrize("slot", [SLOTS, -1])
 def test_a_row_of_a_slot_that_there_is_not_is_counted_and_spoils_no_answer(inbox: Inbox, slot: int) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [1], words([0]))
-    push(inbox, sender, [ticket.number], [1], records(np.array([1]), np.array([slot]), np.zeros((3, 1), np.float32)))
-    push(inbox, sender, [ticket.number], [1], words([2]))
+    push(inbox, sender, [ticket.number], [1], columns([0]))
+    push(inbox, sender, [ticket.number], [1], columns([1], slot=slot))
+    push(inbox, sender, [ticket.number], [1], columns([2]))
     until = time.monotonic() + 5
     while inbox.counts.malformed < 1 and time.monotonic() < until:
         rows = collected(inbox, ticket.number, 3)
@@ -266,11 +281,11 @@ def test_a_row_of_a_slot_that_there_is_not_is_counted_and_spoils_no_answer(inbox
 
 def test_a_frame_of_another_width_is_counted_and_spoils_no_answer(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [2], words([0, 1]))
+    push(inbox, sender, [ticket.number], [2], columns([0, 1]))
     assert len(collected(inbox, ticket.number, 2)) == 2
     other = Sender(0, SITES - 1)
-    push(inbox, other, [ticket.number], [1], words([2], sites=SITES - 1))
-    push(inbox, sender, [ticket.number], [1], words([2]))
+    push(inbox, other, [ticket.number], [1], columns([2], sites=SITES - 1))
+    push(inbox, sender, [ticket.number], [1], columns([2]))
     until = time.monotonic() + 5
     while inbox.counts.malformed < 1 and time.monotonic() < until:
         inbox.drain()
@@ -291,7 +306,7 @@ def test_a_ring_that_is_none_is_counted_and_nothing_is_opened(inbox: Inbox, name
 
 def test_a_broken_ring_is_given_up_and_counted(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
-    push(inbox, sender, [ticket.number], [1], words([0]))
+    push(inbox, sender, [ticket.number], [1], columns([0]))
     collected(inbox, ticket.number, 1)
     (ring,) = (each for each in sender._open if isinstance(each, RingWriter))
     ring._counters[0] += 10 * ring._size
@@ -302,8 +317,8 @@ def test_a_broken_ring_is_given_up_and_counted(inbox: Inbox) -> None:
 def test_what_a_sender_dropped_is_told_by_its_next_frame(inbox: Inbox) -> None:
     sender, ticket = Sender(0, SITES), inbox.open()
     sender._dropped[inbox.address] = 4
-    push(inbox, sender, [ticket.number], [1], words([0]))
-    push(inbox, sender, [ticket.number], [1], words([1]))
+    push(inbox, sender, [ticket.number], [1], columns([0]))
+    push(inbox, sender, [ticket.number], [1], columns([1]))
     collected(inbox, ticket.number, 2)
     assert inbox.counts.dropped == 4
 
@@ -321,7 +336,7 @@ def test_several_threads_may_drain_and_collect(inbox: Inbox) -> None:
     for thread in threads:
         thread.start()
     for token in range(20):
-        push(inbox, sender, [t.number for t in tickets], [1] * 50, words([token] * 50))
+        push(inbox, sender, [t.number for t in tickets], [1] * 50, columns([token] * 50))
     for ticket in tickets:
         assert collected(inbox, ticket.number, 20).projections.tolist() == expected(20)
     stop.set()

@@ -109,7 +109,7 @@ def test_what_goes_wrong_is_counted_and_told_once_and_never_raised(
 ) -> None:
     readings, ticket = Readings(sites(), 0, torch.device("cpu")), inboxes[0].open()
     with monkeypatch.context() as broken:
-        broken.setattr("mooring_hooks.readings.records", lambda *_: 1 / 0)
+        broken.setattr("mooring_hooks.frames.Answers.head", lambda *_: 1 / 0)
         for token in range(3):
             take(readings, batch((1, 1 + token, 1)), [ticket])
     take(readings, batch((1, 4, 1)), [ticket])

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from mooring_axes.artifact import Axis
 from mooring_axes.profiles import Profile, off_profile, resolve
 from mooring_hooks import inbox
-from mooring_hooks.frames import READING_KEY, Sender, records
+from mooring_hooks.frames import READING_KEY, Answers, Sender
 from mooring_hooks.inbox import Inbox
 from mooring_hooks.measure import Measure
 from mooring_hooks.table import SlotTable
@@ -85,10 +85,9 @@ class Engine:
             return
         _, address, key, number, _ = ticket
         values = np.array([[self.projections.get(token, token)], [3.0]], np.float32)
-        row = records(np.array([token]), np.array([1]), values)
         for choice in filter(self.sends, range(answers)):
-            numbers, counts = np.array([number + choice], "<i8"), np.array([1], "<i4")
-            self.sender.send(address, key, numbers.tobytes(), counts.tobytes(), row)
+            whose = Answers(np.array([number + choice]), np.array([1]), np.array([0]))
+            self.sender.send(address, key, whose, (np.array([token]), np.array([1], np.int32), *values))
 
 
 def parameters(n: int = 1, stream: bool = False) -> Any:
