@@ -1,13 +1,16 @@
 """What keeping every turn costs: the event loop under 5,000 turns a second, and answers with a history and without.
 
     python benchmarks/history.py feed [--rate 5000] [--seconds 20] [--postgres URL] [--out FILE]
-    python benchmarks/history.py answers [--pairs 20] [--block-seconds 30] [--starts 4] [--out FILE]
+    python benchmarks/history.py answers [--model qwen3-tiny-shape|demo] [--pairs 20] [--block-seconds 30] [--starts 4]
+                                         [--out FILE]
 
     feed       one process feeds synthetic records to a writer from its event loop, which also asks every millisecond
                how late it is woken. `nothing` makes the records and drops them: what the loop is late by itself
-    answers    the demo served twice, with a history and with MOORING_HISTORY=off, asked in turns of about 3 s (ABBA);
+    answers    a model served twice, with a history and with MOORING_HISTORY=off, asked in turns of about 3 s (ABBA);
                the blocks of a round answer the same prompts. `alone`: one answer of two tokens after the other, so
-               that p99 is not how long answers wait for each other; `together`: last_frames.py's waves of 16
+               that p99 is not how long answers wait for each other; `together`: last_frames.py's waves of 16.
+               What a turn costs is the same for every model, and is seen best where the model's own time varies
+               least: that of stand_in.py's smallest shape does by a fraction of the demo's
 
 Output: the last line of stdout is one JSON document; --out keeps it beside what the other command has put there.
 """
@@ -37,7 +40,7 @@ from mooring_bench.record import save, where
 from mooring_server.history.location import open_store
 from mooring_server.history.writer import Writer
 from mooring_server.record import Record, Sink
-from overhead import FOLDER, OPTIONS, PILOT_SECONDS, say, subject_of
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, make_stand_in, say, subject_of
 from turns import Block, take_turns
 
 RATE, SECONDS = 5000, 20.0
@@ -59,7 +62,7 @@ PILOT: Final = 6
 """Waves."""
 LOADS: Final = {"alone": (2,), "together": LENGTHS}
 """Tokens of the answers of a wave. Alone, the fewest that are measured: a turn costs history the same however long it
-took, and what it costs is seen best where the model adds the least of its own spread."""
+took."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -82,6 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own.add_argument("--rate", type=int, default=RATE, help="turns a second")
     own.add_argument("--seconds", type=float, default=SECONDS)
     own.add_argument("--postgres", metavar="URL", help="feed this database too")
+    own.add_argument("--model", choices=["qwen3-tiny-shape", "demo"], default="qwen3-tiny-shape", help="of answers")
     own.add_argument("--load", choices=[*LOADS, "both"], default="both")
     own.add_argument("--pairs", type=int, default=20)
     own.add_argument("--block-seconds", type=float, default=30.0)
@@ -189,10 +193,8 @@ def synthetic(number: int) -> Record:
 
 
 def answers(options: argparse.Namespace) -> dict[str, Any]:
-    folder = FOLDER / "history"
-    folder.mkdir(parents=True, exist_ok=True)
-    subject = subject_of("demo", folder)
-    both = servers(subject, (KEPT, UNKEPT), OPTIONS, folder)
+    subject = subject_for(options.model)
+    both = servers(subject, (KEPT, UNKEPT), OPTIONS, subject.profiles)
     asked, blocks, division = Asked(both, subject), [], {}
     try:
         for start, rounds in enumerate(spread(orders((KEPT, UNKEPT), options.pairs), options.starts)):
@@ -207,6 +209,7 @@ def answers(options: argparse.Namespace) -> dict[str, Any]:
         stop_all(both)
     found = {load: compared([b for b in blocks if b["load"] == load]) for load in options.loads}
     return {
+        "model": options.model,
         "pairs": options.pairs,
         "block_seconds": options.block_seconds,
         "waves": {load: turns.total for load, turns in division.items()},
@@ -217,6 +220,14 @@ def answers(options: argparse.Namespace) -> dict[str, Any]:
         "targets": [added_target(f"{load}: ms added to an answer's p99", one["p99"]) for load, one in found.items()],
         "blocks": [b | {"request_ms": by_percentile(b["request_ms"])} for b in blocks],
     }
+
+
+def subject_for(model: str) -> Subject:
+    folder = FOLDER / f"history-{model}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if model != "demo":
+        make_stand_in(model, folder)
+    return subject_of(model, folder)
 
 
 class Asked(NamedTuple):

@@ -1,6 +1,6 @@
 """What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
 
-    python benchmarks/overhead.py --model demo|qwen3-0.6b-shape|MODEL [--workload decode|prefill|both]
+    python benchmarks/overhead.py --model demo|qwen3-0.6b-shape|qwen3-tiny-shape|MODEL [--workload decode|prefill|both]
                                   [--arms stock,again,off,default,unmeasured,sixteen,hundred] [--pairs 20]
                                   [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
@@ -16,8 +16,8 @@ the rounds are divided among --starts starts of all servers, each in the reverse
     prefill    long prompts and answers of one token, 16 at a time   tokens/s of prompt tokens
 
 qwen3-0.6b-shape has Qwen3-0.6B's shape and random weights (stand_in.py makes them, once), a cap on 8 layers that
-lifts about half of the rows, and one monitored layer. Any other MODEL, a folder or a hub name, gets the same cap on
-the same share of its layers.
+lifts about half of the rows, and one monitored layer. qwen3-tiny-shape, of four narrow layers, and any other MODEL, a
+folder or a hub name, get the same cap on the same share of their layers.
 
 Output: a card for people, and the last line of stdout is one JSON document with every block's raw numbers, which
 --out also gets, after every block. A run that is interrupted leaves what it has, marked `"partial": true`.
@@ -59,6 +59,7 @@ WORKLOADS: Final = {
     ANY: (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "demo": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
     "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
+    "qwen3-tiny-shape": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
 }
 
 
@@ -105,7 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    own.add_argument("--model", required=True, help="demo, qwen3-0.6b-shape, or any model")
+    own.add_argument("--model", required=True, help="demo, qwen3-0.6b-shape, qwen3-tiny-shape, or any model")
     own.add_argument("--workload", choices=["decode", "prefill", "both"], default="both")
     own.add_argument("--arms", type=_arms, default="stock,off,default", help="in the order of the first round")
     own.add_argument("--pairs", type=_positive(int), default=FULL_PAIRS, help="rounds of one block per arm")

@@ -1,10 +1,10 @@
 """The models that are measured, with axes that lift: run once, in a process of its own, before any server starts.
 
-    python benchmarks/stand_in.py demo|qwen3-0.6b-shape|MODEL FOLDER
+    python benchmarks/stand_in.py demo|qwen3-0.6b-shape|qwen3-tiny-shape|MODEL FOLDER
 
 MODEL is a folder or a hub name: its own weights, under random axes. FOLDER then holds
-    model/                  qwen3-0.6b-shape only: Qwen3-0.6B's configuration with random weights (seed 0), and a
-                            tokenizer of the same 151936 entries. Speed depends on shapes and not on what they say.
+    model/                  of a shape only: a Qwen3 of that configuration with random weights (seed 0), and a
+                            tokenizer of as many entries. Speed depends on shapes and not on what they say.
     axis.safetensors        not of the demo: random unit directions that recommend the cap that is measured
     axis-01 ... axis-126    126 more, each with its own directions, for the measurements with 16 and 128 profiles
     profiles-16.yaml        `default`, and one profile for each of the first 14
@@ -34,6 +34,8 @@ from mooring_axes import demo
 from mooring_axes.artifact import Axis, Recommended
 
 QWEN: Final = "qwen3-0.6b-shape"
+TINY: Final = "qwen3-tiny-shape"
+"""Four narrow layers, for what costs the same whatever the model: a step takes little longer than vLLM's own work."""
 DEMO: Final = "demo"
 MADE: Final = "made.json"
 MORE_AXES: Final = more_profiles(max(SLOTS.values()))
@@ -71,14 +73,22 @@ QWEN_CONFIG: Final[dict[str, Any]] = {
     "eos_token_id": 0,
     "pad_token_id": None,
 }
+SHAPES: Final[dict[str, dict[str, Any]]] = {
+    QWEN: QWEN_CONFIG,
+    TINY: QWEN_CONFIG
+    | {
+        "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    },
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    if options.model == QWEN:
-        make_model(options.folder / "model")
-        make_axes(options.folder / "model", QWEN, options.folder)
+    if options.model in SHAPES:
+        make_model(SHAPES[options.model], options.folder / "model")
+        make_axes(options.folder / "model", options.model, options.folder)
     elif options.model == DEMO:
         make_axes(demo.MODEL_DIR, demo.MODEL_NAME, options.folder)
     else:
@@ -87,18 +97,18 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     own = argparse.ArgumentParser(description="Make what benchmarks/overhead.py serves.", allow_abbrev=False)
-    own.add_argument("model", help=f"{DEMO}, {QWEN}, or any model that transformers loads")
+    own.add_argument("model", help=f"{DEMO}, {', '.join(SHAPES)}, or any model that transformers loads")
     own.add_argument("folder", type=Path)
     return own.parse_args(arguments)
 
 
-def make_model(folder: Path) -> None:
-    """Write Qwen3-0.6B's shape with random weights in bf16, 1.2 GB, and its tokenizer."""
+def make_model(config: dict[str, Any], folder: Path) -> None:
+    """Write a shape with random weights in bf16, and its tokenizer: 1.2 GB of QWEN."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(Qwen3Config(**QWEN_CONFIG), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**config), dtype=torch.bfloat16)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
-    make_tokenizer(QWEN_CONFIG["vocab_size"]).save_pretrained(folder)
+    make_tokenizer(config["vocab_size"]).save_pretrained(folder)
 
 
 def make_tokenizer(entries: int) -> PreTrainedTokenizerFast:

@@ -56,7 +56,7 @@ def test_answers_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(history.Asked, "send", send)
     monkeypatch.setattr(history, "servers", lambda *_: {"mooring": FakeServer(), "unkept": FakeServer()})
-    found = history.answers(history.parse(["answers", "--pairs", "4", "--starts", "2", "--block-seconds", "5"]))
+    found = history.answers(history.parse([*"answers --model demo --pairs 4 --starts 2 --block-seconds 5".split()]))
     assert [target["met"] for target in found["targets"]] == [True, True]
     for load in ("alone", "together"):
         assert found["added_ms"][load]["p99"]["added"] == pytest.approx(0.5)
