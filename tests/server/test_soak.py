@@ -32,14 +32,22 @@ GROWTH = 4.0
 SEED = 3
 
 
+@pytest.fixture(scope="module")
+def here() -> dict[str, Any]:
+    """Before a result changes the working tree."""
+    return where()
+
+
 @pytest.mark.parametrize("api_servers", ANSWERS)
-def test_every_answer_is_measured_once_and_no_process_grows(api_servers: int, tmp_path: Path) -> None:
+def test_every_answer_is_measured_once_and_no_process_grows(
+    api_servers: int, here: dict[str, Any], tmp_path: Path
+) -> None:
     with Server(["demo", "--api-server-count", str(api_servers), *FEW_BLOCKS], tmp_path / "log") as server:
         server.wait_until_ready()
         memory, began = Memory(server.process.pid), time.monotonic()
         tally = asyncio.run(soak(server.base, ANSWERS[api_servers], SEED, memory.sample))
         found = {
-            "where": where(),
+            "where": here,
             **tally.plain(),
             "seconds": round(time.monotonic() - began),
             "counters": counters(server),
