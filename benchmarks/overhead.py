@@ -55,11 +55,12 @@ SHARE: Final = ("--gpu-memory-utilization", "0.2") if shutil.which("nvidia-smi")
 OPTIONS: Final = ("--max-model-len", "2048", "--max-num-seqs", "64", "--uvicorn-log-level", "warning", *SHARE)
 """Of vLLM, for every server."""
 ANY: Final = "any other"
+USUAL: Final = (Workload("decode", 16, 128), Workload("prefill", 1024, 1))
 WORKLOADS: Final = {
-    ANY: (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
-    "demo": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
+    ANY: USUAL,
+    "demo": USUAL,
     "qwen3-0.6b-shape": (Workload("decode", 16, 32), Workload("prefill", 256, 1)),
-    "qwen3-tiny-shape": (Workload("decode", 16, 128), Workload("prefill", 1024, 1)),
+    "qwen3-tiny-shape": USUAL,
 }
 
 

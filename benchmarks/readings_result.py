@@ -65,23 +65,21 @@ def _against_off(blocks: Blocks, arm: str) -> Result:
 def _by_turn(blocks: Blocks, arm: str) -> Result:
     """Of the same work, so the times' ratio is that of the rates, turned over."""
     on, off = ({b["round"]: b for b in blocks if b["arm"] == name} for name in (arm, OFF))
-    turns = [
-        (without / with_, off[r].get("start", 0))
-        for r in sorted(on.keys() & off.keys())
-        for with_, without in zip(on[r]["turn_seconds"], off[r]["turn_seconds"], strict=True)
-    ]
-    return rounded(estimate([ratio for ratio, _ in turns], [start for _, start in turns]))
+    return _of_turns(
+        [(off[r], off[r]["turn_seconds"], on[r]["turn_seconds"]) for r in sorted(on.keys() & off.keys())]
+    )
 
 
 def _itself(blocks: Blocks) -> Result:
     """A turn of the server without readings over the next one of the same block, none in two pairs."""
-    turns = [
-        (first / second, b.get("start", 0))
-        for b in blocks
-        if b["arm"] == OFF
-        for first, second in zip(b["turn_seconds"][::2], b["turn_seconds"][1::2], strict=False)
-    ]
-    return rounded(estimate([ratio for ratio, _ in turns], [start for _, start in turns]))
+    turns = [(b, b["turn_seconds"]) for b in blocks if b["arm"] == OFF]
+    return _of_turns([(b, found[: len(found) // 2 * 2 : 2], found[1::2]) for b, found in turns])
+
+
+def _of_turns(parts: Sequence[tuple[Mapping[str, Any], Sequence[float], Sequence[float]]]) -> Result:
+    """Of (block, seconds of its turns, seconds of as many that are compared with them)."""
+    ratios = [(one / other, b.get("start", 0)) for b, *both in parts for one, other in zip(*both, strict=True)]
+    return rounded(estimate([ratio for ratio, _ in ratios], [start for _, start in ratios]))
 
 
 def _of_arm(blocks: Blocks) -> Result:

@@ -77,7 +77,7 @@ def cost(results: Path) -> Iterator[Sequence[str]]:
     )
     late = measured["added"]["p99"]
     yield "readings, no history: the last frame comes later, p99", *both(late, late["null"], 1, " ms")
-    of = "" if history["answers"].get("model", "demo") == "demo" else ", of a tiny model"
+    of = "" if history["answers"]["model"] == "demo" else ", of a tiny model"
     yield f"history: an answer takes longer, p99, one at a time{of}", *both(alone, alone["null"], 2, " ms")
     yield (
         "history at 5,000 turns/s: turns lost, event loop late at p99",

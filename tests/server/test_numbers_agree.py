@@ -187,7 +187,7 @@ def drifts(told: Told, kind: str, profile: str) -> list[list[float]]:
 def test_emotional_talk_drifts_practical_talk_does_not_and_the_cap_holds_it(told: Told) -> None:
     rises = [paired.slope(path) for path in drifts(told, "emotional", "off")]
     flat = [paired.slope(path) for path in drifts(told, "practical", "off")]
-    assert min(rises) > 0.2 and np.mean(flat) < 0.05  # turning calmer is no drift
+    assert min(rises) > 0.2 and -0.1 < np.mean(flat) < 0.05
     before, after = (np.mean(drifts(told, "emotional", profile), axis=1) for profile in PROFILES)
     less = paired.mean((after - before).tolist(), seed=0)
     assert less.high is not None and less.high < 0
