@@ -4,6 +4,7 @@
     again        a second server of it: what two starts of one thing differ by
     off          Mooring, every request under `off`: measured, never touched
     default      Mooring, every request under the default profile
+    measuring    Mooring with nothing capped: no profile but `off`, so only the monitored layer's norm is changed
     unmeasured   the same on a server with MOORING_READINGS=0: the cap without the readings
     unkept       the same on a server with MOORING_HISTORY=off: measured, and not kept
     sixteen      Mooring with 16 profiles of 15 axes, 16 different ones in a batch
@@ -39,6 +40,8 @@ SLOTS: Final = {"sixteen": 16, "hundred": 128}
 """Of servers with a profile file: `off`, DEFAULT, and one profile for each further axis fill them."""
 DEFAULT: Final = "default"
 """What a profile file's default is called."""
+OFF: Final = "off"
+MEASURING: Final = Path(__file__).with_name("measuring.yaml")
 
 
 def more_profiles(slots: int) -> list[str]:
@@ -62,11 +65,12 @@ class Arm(NamedTuple):
 ARMS: Final = {
     "stock": Arm("stock", (None,)),
     "again": Arm("again", (None,)),
-    "off": Arm("mooring", ("off",)),
+    "off": Arm("mooring", (OFF,)),
     "default": Arm("mooring", (None,)),
+    "measuring": Arm("measuring", (None,)),
     "unmeasured": Arm("unmeasured", (None,)),
     "unkept": Arm("unkept", (None,)),
-    **{name: Arm(name, ("off", None, *more_profiles(slots))) for name, slots in SLOTS.items()},
+    **{name: Arm(name, (OFF, None, *more_profiles(slots))) for name, slots in SLOTS.items()},
 }
 BASELINE: Final = "stock"
 WITHOUT: Final = ("stock", "again")
@@ -102,8 +106,12 @@ class Server:
         self._processes: list[psutil.Process] = []
 
     @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1/completions"
+        return f"{self.base}/v1/completions"
 
     def start(self) -> None:
         """Return once it answers."""
@@ -160,7 +168,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as response:
+            with urllib.request.urlopen(f"{self.base}/health", timeout=5) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -200,6 +208,8 @@ def command_of(name: str, subject: Subject, options: Sequence[str]) -> list[str]
     serve = ["-c", "from mooring_server.cli import main; main()", "serve", subject.served, *subject.axis]
     if (slots := SLOTS.get(name)) is not None:
         serve += ["--profiles", str(subject.profiles / profile_file(slots)), "--slots", str(slots)]
+    elif name == "measuring":
+        serve += ["--profiles", str(MEASURING)]
     return [*serve, *own]
 
 
@@ -224,10 +234,16 @@ def environment_of(name: str, subject: Subject, given: Mapping[str, str]) -> dic
 def target(arm: str, subject: Subject, server: Server) -> Target:
     """Where an arm's requests go."""
     asked = ARMS[arm].asked
-    without = ARMS[arm].server in WITHOUT
-    default = DEFAULT if ARMS[arm].server in SLOTS else subject.default
-    answered = [None if without else profile or default for profile in asked]
+    default = default_of(ARMS[arm].server, subject)
+    answered = [profile or default for profile in asked]
     return Target(server.url, subject.name, subject.vocabulary, asked, answered)
+
+
+def default_of(server: str, subject: Subject) -> str | None:
+    """Profile under which requests that name none are answered; None without Mooring."""
+    if server in WITHOUT:
+        return None
+    return DEFAULT if server in SLOTS else OFF if server == "measuring" else subject.default
 
 
 def _free_port() -> int:

@@ -40,7 +40,7 @@ from mooring_bench.record import save, where
 from mooring_server.history.location import open_store
 from mooring_server.history.writer import Writer
 from mooring_server.record import Record, Sink
-from overhead import FOLDER, OPTIONS, PILOT_SECONDS, make_stand_in, say, subject_of
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, say, subject_for
 from turns import Block, take_turns
 
 RATE, SECONDS = 5000, 20.0
@@ -193,7 +193,7 @@ def synthetic(number: int) -> Record:
 
 
 def answers(options: argparse.Namespace) -> dict[str, Any]:
-    subject = subject_for(options.model)
+    subject = subject_for(options.model, FOLDER / f"history-{options.model}")
     both = servers(subject, (KEPT, UNKEPT), OPTIONS, subject.profiles)
     asked, blocks, division = Asked(both, subject), [], {}
     try:
@@ -220,14 +220,6 @@ def answers(options: argparse.Namespace) -> dict[str, Any]:
         "targets": [added_target(f"{load}: ms added to an answer's p99", one["p99"]) for load, one in found.items()],
         "blocks": [b | {"request_ms": by_percentile(b["request_ms"])} for b in blocks],
     }
-
-
-def subject_for(model: str) -> Subject:
-    folder = FOLDER / f"history-{model}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if model != "demo":
-        make_stand_in(model, folder)
-    return subject_of(model, folder)
 
 
 class Asked(NamedTuple):

@@ -1,7 +1,7 @@
 """What Mooring costs: stock vLLM against Mooring, in paired blocks on one machine.
 
     python benchmarks/overhead.py --model demo|qwen3-0.6b-shape|qwen3-tiny-shape|MODEL [--workload decode|prefill|both]
-                                  [--arms stock,again,off,default,unmeasured,sixteen,hundred] [--pairs 20]
+                                  [--arms stock,again,off,default,measuring,unmeasured,sixteen,hundred] [--pairs 20]
                                   [--block-seconds 30] [--starts 2] [--short] [--out FILE]
 
 Every arm's server (arms.py) is started, with the same options, compiled. Then one arm at a time gets a block of load
@@ -145,17 +145,26 @@ def _positive(kind: type) -> Any:
 
 def prepare(options: argparse.Namespace) -> Run:
     """Make what is served; nothing has been started yet."""
-    folder = FOLDER / re.sub(r"[^A-Za-z0-9.-]+", "-", options.model).strip("-")
-    if options.model != "demo" or set(options.arms) & set(SLOTS):
-        make_stand_in(options.model, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    subject = subject_of(options.model, folder)
+    folder = folder_of(options.model)
+    subject = subject_for(options.model, folder, slots=bool(set(options.arms) & set(SLOTS)))
     workloads = [w for w in workloads_of(options.model) if options.workload in (w.name, "both")]
     return Run(options, subject, servers(subject, options.arms, OPTIONS, folder), workloads, where())
 
 
 def workloads_of(model: str) -> tuple[Workload, ...]:
     return WORKLOADS.get(model, WORKLOADS[ANY])
+
+
+def folder_of(model: str) -> Path:
+    return FOLDER / re.sub(r"[^A-Za-z0-9.-]+", "-", model).strip("-")
+
+
+def subject_for(model: str, folder: Path, slots: bool = False) -> Subject:
+    """Its subject, with what is served in the folder; `slots` says whether servers with many profiles are wanted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if model != "demo" or slots:
+        make_stand_in(model, folder)
+    return subject_of(model, folder)
 
 
 def make_stand_in(model: str, folder: Path) -> None:

@@ -24,6 +24,8 @@ COMPARED: Final = (
     ("off", "stock"),
     ("again", "stock"),
     ("default", "off"),
+    ("measuring", "stock"),
+    ("default", "measuring"),
     ("unmeasured", "stock"),
     ("default", "unmeasured"),
     ("sixteen", "stock"),

@@ -35,7 +35,7 @@ from load import CannotMeasure, percentiles
 from mooring_bench.blocks import Turns, orders, spread, turns
 from mooring_bench.record import save, where
 from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
-from overhead import FOLDER, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_of
+from overhead import FOLDER, OPTIONS, PILOT_SECONDS, SHORT_PAIRS, SHORT_SECONDS, say, subject_for
 from readings_result import FULL_PAIRS, FULL_SECONDS, LABELS, LOADS, OFF, Result, card, results, targets
 from turns import Block, take_turns
 
@@ -110,8 +110,7 @@ def _arms(text: str) -> list[str]:
 def prepare(options: argparse.Namespace) -> Run:
     """Nothing has been started yet."""
     folder = FOLDER / "readings"
-    folder.mkdir(parents=True, exist_ok=True)
-    subject = subject_of("demo", folder)
+    subject = subject_for("demo", folder)
     return Run(options, subject, servers(subject, options.arms, OPTIONS, folder), where())
 
 

@@ -1,16 +1,17 @@
-"""What a load is sent to: profiles of one server, and perhaps another server as the arm `stock`.
+"""What a load is sent to: profiles of one server, and perhaps others, each an arm of its own.
 
 A profile is asked for in the header X-Mooring-Profile, or in a mixed load by the model's name (NAME:PROFILE). Every
 arm is asked once before anything is measured, and has to answer under its profile.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 
-from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, STOCK_KEY, URL_KEY, authorization, base_of, complaint
+from mooring_bench.asking import DEFAULT, PROFILE_HEADER, STOCK, URL_KEY, authorization, base_of, complaint
 from mooring_bench.identity import AXIS_PATH, Identity, identity
 from mooring_bench.prompts import CannotMeasure
 
@@ -51,8 +52,10 @@ class Arm(NamedTuple):
         return f"{self.model}:{self.profile}" if self.asks else self.model
 
 
-def find(url: str, names: Sequence[str] | None, stock: str | None, model: str | None) -> list[Arm]:
-    """All arms, each asked once; CannotMeasure where one does not answer as it should."""
+def find(
+    url: str, names: Sequence[str] | None, others: Sequence[tuple[str, str]], model: str | None
+) -> list[Arm]:
+    """All arms, each asked once; `others` are (name, URL). CannotMeasure where one does not answer as it should."""
     first = _at(url, model, URL_KEY)
     if first.profile is None:
         if names and list(names) != [STOCK]:
@@ -62,12 +65,24 @@ def find(url: str, names: Sequence[str] | None, stock: str | None, model: str | 
         arms = [first._replace(name=STOCK)]
     else:
         arms = [_profile_arm(first, name) for name in names or (OFF, DEFAULT)]
-    if stock is not None:
-        other = _at(stock, None, STOCK_KEY)
-        if other.profile is not None:
-            raise CannotMeasure(f"{stock} has Mooring: the arm {STOCK} is vLLM without it")
-        arms.append(other._replace(name=STOCK))
+    for name, where in others:
+        if name in (arm.name for arm in arms):
+            raise CannotMeasure(f"there is an arm {name!r} already: give the server at {where} another name")
+        arms.append(_other(name, where))
     return arms
+
+
+def _other(name: str, url: str) -> Arm:
+    """A further server, under the profile of requests that name none."""
+    arm = _at(url, None, key_of(name))._replace(name=name)
+    if name == STOCK and arm.profile is not None:
+        raise CannotMeasure(f"{url} has Mooring: the arm {STOCK} is vLLM without it")
+    return arm
+
+
+def key_of(name: str) -> str:
+    """Environment variable with the API key of a further server: no server gets another's."""
+    return f"MOORING_{re.sub('[^A-Z0-9]', '_', name.upper())}_API_KEY"
 
 
 def _profile_arm(first: Arm, name: str) -> Arm:

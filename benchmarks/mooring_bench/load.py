@@ -1,20 +1,22 @@
-"""What capping costs: the arms of one server in turn, beside stock vLLM on another if there is one.
+"""What capping costs: the arms of one server in turn, beside other servers such as stock vLLM.
 
-    mooring bench load URL [--arms off,default] [--stock URL] [--concurrency 1,8,32] [--out FILE.json]
+    mooring bench load URL [--arms off,default] [--stock URL] [--also NAME=URL] [--concurrency 1,8,32] [--out FILE.json]
     mooring bench load URL --workload talks [--talks FILE.jsonl]     conversations, with the server's own answers
     mooring bench load URL --workload sharegpt --sharegpt FILE       one turn each, of ShareGPT's lengths
     mooring bench load URL --mode mixed                              all arms of URL in one batch, as in service
 
-An arm is a profile, `default` that of requests which name none, and `stock` the server of --stock. With --mode blocks
-one arm is in flight at a time: in one batch the arms would pay for each other, and look alike. A round has one block
-per arm and rung of concurrency, in the order of blocks.py (two arms: ABBA), and asks the same of every arm. How much a
-block asks is found out before, so that the first arm takes --block-seconds. A warm-up of every arm and rung is thrown
-away. Every block has prompts and a `cache_salt` of its own, so that no arm finds in the prefix cache what another arm
-or an earlier block has left there; within a block, talks find what they have said. The first arm is the baseline:
-ratios are arm / baseline of one round, and the null is the baseline against itself in neighbouring rounds. blocks.py
-says how intervals are made.
+An arm is a profile, `default` that of requests which name none, `stock` the server of --stock, and NAME a further
+server as it treats requests that name no profile, one with other options or another model. With --mode blocks one arm
+is in flight at a time: in one batch the arms would pay for each other, and look alike. A round has one block per arm
+and rung of concurrency, in the order of blocks.py (two arms: ABBA), and asks the same of every arm. How much a block
+asks is found out before, so that the first arm takes --block-seconds. A warm-up of every arm and rung is thrown away.
+Every block has prompts and a `cache_salt` of its own, so that no arm finds in the prefix cache what another arm or an
+earlier block has left there; within a block, talks find what they have said. The first arm is the baseline: ratios are
+arm / baseline of one round, and the null is the baseline against itself in neighbouring rounds. blocks.py says how
+intervals are made.
 
-OPENAI_API_KEY is sent to URL if it is set, and MOORING_STOCK_API_KEY to the server of --stock.
+OPENAI_API_KEY is sent to URL if it is set, MOORING_STOCK_API_KEY to the server of --stock, and MOORING_NAME_API_KEY to
+that of --also NAME=URL.
 
 Output: a card for people, then the very last line of stdout is one JSON document with every block. --out writes the
 document, and a page with plots beside it with the ending .html.
@@ -40,7 +42,7 @@ from mooring_bench.demo_sets import SEED
 from mooring_bench.heard import Heard
 from mooring_bench.load_page import page
 from mooring_bench.load_result import card, compared
-from mooring_bench.options import check_writable, count, ladder, names, seconds
+from mooring_bench.options import check_writable, count, ladder, named_url, names, seconds, stock_url
 from mooring_bench.prompts import CannotMeasure
 from mooring_bench.record import save, where
 from mooring_bench.sources import prompts_of, usual
@@ -116,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
     )
     own.add_argument("url", metavar="URL", help="of the server: http://HOST:PORT")
     own.add_argument("--arms", type=names, metavar="A,B", help="profiles; the first is the baseline (off,default)")
-    own.add_argument("--stock", metavar="URL", help="a server without Mooring, as one more arm")
+    others: dict[str, Any] = {"action": "append", "dest": "others", "default": []}
+    own.add_argument("--also", type=named_url, metavar="NAME=URL", help="any server, as one more arm", **others)
+    own.add_argument("--stock", type=stock_url, metavar="URL", help="likewise, a server without Mooring", **others)
     own.add_argument("--mode", choices=[BLOCKS, MIXED], default=BLOCKS)
     own.add_argument("--pairs", type=count, default=12, metavar="N", help="rounds (%(default)s)")
     own.add_argument("--block-seconds", type=seconds, default=30.0, metavar="S", help="(%(default)s)")
@@ -140,9 +144,9 @@ def parser() -> argparse.ArgumentParser:
 def prepare(options: argparse.Namespace) -> Run:
     """Find the arms and make what is sent; CannotMeasure for what has to be put right."""
     check_writable(options.out)
-    arms = find(options.url, options.arms, options.stock, options.model)
-    if options.mode == MIXED and (len(arms) < 2 or options.stock is not None):
-        raise CannotMeasure("a mixed load needs two arms of one server at least, and --stock is another one")
+    arms = find(options.url, options.arms, options.others, options.model)
+    if options.mode == MIXED and (len(arms) < 2 or options.others):
+        raise CannotMeasure("a mixed load needs two arms of one server at least, and no other server")
     return Run(options, arms, _load(options, arms[0]), where())
 
 

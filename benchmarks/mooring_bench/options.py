@@ -4,6 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
+from mooring_bench.asking import STOCK
 from mooring_bench.prompts import CannotMeasure
 
 
@@ -12,6 +13,17 @@ def names(text: str) -> list[str]:
     if not all(found) or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"must be names with commas between them, each once, got {text!r}")
     return found
+
+
+def named_url(text: str) -> tuple[str, str]:
+    name, equals, url = text.partition("=")
+    if not (name and equals and url):
+        raise argparse.ArgumentTypeError(f"must be NAME=URL, got {text!r}")
+    return name, url
+
+
+def stock_url(text: str) -> tuple[str, str]:
+    return STOCK, text
 
 
 def count(text: str) -> int:

@@ -113,6 +113,16 @@ def test_a_second_server_is_the_stock_arm(capsys: pytest.CaptureFixture[str]) ->
     assert set(fake.asked) == {"strong"} and set(stock.asked) == {""}
 
 
+def test_any_server_is_an_arm_under_the_profile_of_requests_that_name_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(fake := paced(), fake.routes()), served(other := paced(), other.routes()):
+        assert run(fake, "--arms", "off", "--also", f"other={other.url}", "--pairs", "2") == 0
+    found = document(capsys)
+    assert [(arm["name"], arm["profile"]) for arm in found["arms"]] == [("off", "off"), ("other", "strong")]
+    assert set(other.asked) == {"strong"}
+    succeeded = {arm: of["metrics"]["succeeded"] for arm, of in found["results"]["2"].items()}
+    assert succeeded["other"] == succeeded["off"] > 0
+
+
 @pytest.mark.parametrize("workload", ["random", "talks"])
 def test_no_server_gets_the_key_of_another(workload: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "of-the-server")
@@ -124,6 +134,10 @@ def test_no_server_gets_the_key_of_another(workload: str, monkeypatch: pytest.Mo
         fake.keys.clear(), stock.keys.clear()
         assert run(fake, *short, "--stock", stock.url) == 0
         assert (fake.keys, stock.keys) == ({"Bearer of-the-server"}, {"Bearer of-the-stock-server"})
+        monkeypatch.setenv("MOORING_THE_SECOND_API_KEY", "of-the-second")
+        fake.keys.clear(), stock.keys.clear()
+        assert run(fake, *short, "--also", f"the-second={stock.url}") == 0
+        assert (fake.keys, stock.keys) == ({"Bearer of-the-server"}, {"Bearer of-the-second"})
 
 
 def test_a_mixed_load_has_all_arms_in_one_batch_and_says_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +196,8 @@ def test_a_server_without_mooring_works_as_the_stock_arm(capsys: pytest.CaptureF
 REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--arms", "off,nope"), "arm 'nope' cannot be measured: 400: 'nope' is not a profile that can be chosen here"),
     (("--arms", "off", "--mode", "mixed"), "needs two arms of one server at least"),
+    (("--also", "one=http://127.0.0.1:9", "--mode", "mixed"), "no server answers at http://127.0.0.1:9"),
+    (("--also", "off=http://127.0.0.1:9"), "there is an arm 'off' already: give the server at http://127.0.0.1:9"),
     (("--arms", "off,stock"), "name it with --stock URL"),
     (("--model", "other"), "serves no model 'other'; it serves demo"),
     (("--out", "/nowhere/load.json"), "name a file in a folder that exists"),

@@ -25,6 +25,7 @@ import overhead
 import overhead_result
 import stand_in
 from load import CannotMeasure, Heard, Pass, Target, Workload
+from mooring_axes.profiles import load_profiles
 from mooring_bench import blocks, record
 from mooring_bench.blocks import Turns, in_turn, orders, turns
 from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE
@@ -327,6 +328,13 @@ def test_a_request_that_names_none_runs_under_the_default_of_its_server(tmp_path
     answered = {arm: arms.target(arm, SUBJECT, server).answered for arm in ("stock", "off", "default", "hundred")}
     assert (answered["stock"], answered["off"], answered["default"]) == ([None], ["off"], ["strong"])
     assert answered["hundred"][:3] == ["off", "default", "axis-01"]
+    assert arms.target("measuring", SUBJECT, server).answered == ["off"]
+
+
+def test_the_server_that_measures_caps_nothing() -> None:
+    command = arms.command_of("measuring", SUBJECT, [])
+    file = load_profiles(command[command.index("--profiles") + 1])
+    assert (file.default, file.profiles) == ("off", ())
 
 
 @pytest.mark.parametrize("slots", arms.SLOTS.values())
