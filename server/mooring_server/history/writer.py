@@ -9,7 +9,6 @@ import secrets
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from itertools import count
 from typing import Final
 
@@ -47,12 +46,14 @@ class Writer:
         self._batch: list[Row] = []
         self._size = BATCH
         """Rows of the batch that are written at once: fewer while one that cannot be stored is looked for."""
-        with suppress(Away):  # the thread says so, and tries again
-            store.open()
         self._erased: dict[str, float] = {}
         """Hash of a session -> when it was erased, as long as turns of it may come that had ended before."""
         self._down_since: float | None = None
         self._tidy_at = time.monotonic()
+        try:
+            store.open()
+        except Away as away:  # the thread tries again
+            self._failed(away)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mooring-history", daemon=True)
         self._thread.start()
@@ -110,6 +111,8 @@ class Writer:
         """Write the batch, and tidy up a little."""
         if self._batch:
             del self._batch[: self._write(self._batch[: self._size])]
+        elif self._down_since is not None:
+            self._store.open()
         if not self._stop.is_set():
             self._store.scrub_again()
             self._tidy()

@@ -349,6 +349,26 @@ def test_a_database_restarted_in_mid_load_loses_nothing(
     assert said.count("takes no turns") == said.count("takes turns again") == 1
 
 
+def test_a_database_that_is_away_at_the_start_is_told_at_once_and_so_is_its_return(
+    postgres: Postgres, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before any turn has come: the one who starts a server learns of a wrong address there and then."""
+    store = open_store(postgres.database())
+    assert store is not None
+    postgres.stop("immediate")
+    try:
+        writer = Writer(store)
+        said = capfd.readouterr().err
+        assert said.count("takes no turns") == 1 and "is the database up, and this its address?" in said
+    finally:
+        postgres.start()
+    eventually(lambda: "takes turns again" in capfd.readouterr().err)
+    counts = Counts()
+    writer.put(record())
+    writer.stop()
+    assert counts.rows == 1 and counts.failures == 0
+
+
 def test_a_process_that_is_killed_keeps_what_was_acknowledged(store: Store, location: str) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(TESTS)])}
     command = [sys.executable, "-c", FEEDER, location]
