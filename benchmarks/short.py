@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import peers
-from arms import Server, servers, start_all, stop_all
+from arms import servers, start_all, stop_all
 from mooring_bench.command import bench
 from mooring_bench.record import ROOT
 from overhead import OPTIONS, subject_of
@@ -31,16 +31,12 @@ def main() -> int:
     began, codes = time.monotonic(), []
     try:
         start_all(both, False, say)
-        codes = [_timed(name, run) for name, run in _parts(_url(both["mooring"]), _url(both["stock"]))]
+        codes = [_timed(name, run) for name, run in _parts(both["mooring"].base, both["stock"].base)]
     finally:
         stop_all(both)
     codes.append(_timed("peers", lambda: peers.main(["--pairs", "2", "--out", str(FOLDER / "peers.json")])))
     say(f"bench: {(time.monotonic() - began) / 60:.1f} minutes; documents and pages are in {FOLDER.relative_to(ROOT)}")
     return max(codes)
-
-
-def _url(server: Server) -> str:
-    return f"http://127.0.0.1:{server.port}"
 
 
 def _parts(mooring: str, stock: str) -> list[tuple[str, Callable[[], int | None]]]:
