@@ -13,7 +13,8 @@ asks is found out before, so that the first arm takes --block-seconds. A warm-up
 Every block has prompts and a `cache_salt` of its own, so that no arm finds in the prefix cache what another arm or an
 earlier block has left there; within a block, talks find what they have said. The first arm is the baseline: ratios are
 arm / baseline of one round, and the null is the baseline against itself in neighbouring rounds. blocks.py says how
-intervals are made.
+intervals are made. Where there are several servers, --rest-seconds pass before every block: a vLLM worker looks for
+work without a pause for a second after its last, and on the same machine it would take that from the next server.
 
 OPENAI_API_KEY is sent to URL if it is set, MOORING_STOCK_API_KEY to the server of --stock, and MOORING_NAME_API_KEY to
 that of --also NAME=URL.
@@ -42,7 +43,7 @@ from mooring_bench.demo_sets import SEED
 from mooring_bench.heard import Heard
 from mooring_bench.load_page import page
 from mooring_bench.load_result import card, compared
-from mooring_bench.options import check_writable, count, ladder, named_url, names, seconds, stock_url
+from mooring_bench.options import check_writable, count, ladder, named_url, names, not_negative, seconds, stock_url
 from mooring_bench.prompts import CannotMeasure
 from mooring_bench.record import save, where
 from mooring_bench.sources import prompts_of, usual
@@ -76,6 +77,10 @@ class Run:
     stopped: str | None = None
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     """Of this run among all that a server has seen."""
+
+    @property
+    def several_servers(self) -> bool:
+        return len({arm.base for arm in self.arms}) > 1
 
     def seed(self, what: str, rung: int, number: int) -> int:
         """Of the prompts of one block: the same for every arm, and for no other block."""
@@ -124,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--mode", choices=[BLOCKS, MIXED], default=BLOCKS)
     own.add_argument("--pairs", type=count, default=12, metavar="N", help="rounds (%(default)s)")
     own.add_argument("--block-seconds", type=seconds, default=30.0, metavar="S", help="(%(default)s)")
+    own.add_argument("--rest-seconds", type=not_negative, default=1.5, metavar="S", help="(%(default)s)")
     own.add_argument("--concurrency", type=ladder, default="1,8,32", metavar="A,B", help="rungs (%(default)s)")
     own.add_argument("--workload", choices=["random", "talks", "sharegpt"], default="random")
     own.add_argument("--input-tokens", type=count, default=128, metavar="N", help="of a random prompt (%(default)s)")
@@ -206,12 +212,19 @@ def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     """One block per arm, one after the other."""
     arms = {arm.name: arm for arm in run.arms}
     for place, name in enumerate(order):
+        rest(run)
         before = cached_tokens(arms[name])
         own = run.seed("round", rung, number), run.salt("round", rung, number, name)
         heard = run.load.send(arms[name], run.requests[rung], rung, *own)
         after = cached_tokens(arms[name])
         cached = None if after is None or before is None else round(after - before)
         note(run, name, number, rung, place, heard, cached)
+
+
+def rest(run: Run) -> None:
+    """Until the server of the block before has come to rest, if it may be another."""
+    if run.several_servers:
+        time.sleep(run.options.rest_seconds)
 
 
 def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
@@ -255,6 +268,7 @@ def document(run: Run, stopped: str | None, results: dict[str, Any]) -> dict[str
             "talks": options.talks and Path(options.talks).name,
             "pairs": options.pairs,
             "block_seconds": options.block_seconds,
+            "rest_seconds": options.rest_seconds if run.several_servers else 0,
             "concurrency": options.concurrency,
             "requests": run.requests,
             "input_tokens": options.input_tokens,

@@ -45,7 +45,7 @@ def _whole(number: str, text: str) -> int:
     return int(number)
 
 
-def temperature(text: str) -> float:
+def not_negative(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

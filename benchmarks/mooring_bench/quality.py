@@ -36,7 +36,7 @@ from mooring_bench.card import card
 from mooring_bench.demo_sets import SEED
 from mooring_bench.judged import Judged, outcomes
 from mooring_bench.judges import ModelJudge
-from mooring_bench.options import check_writable, count, names, numbers, temperature
+from mooring_bench.options import check_writable, count, names, not_negative, numbers
 from mooring_bench.prompts import CannotMeasure, Prompt, limited, made_of
 from mooring_bench.record import save, where
 from mooring_bench.sources import DEMO, prompts_of, usual
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--model", help="name of the model; without it, the first that the server lists")
     own.add_argument("--seed", type=int, default=SEED, help="of the demo's items and of the bootstrap (%(default)s)")
     own.add_argument("--seeds", type=numbers, metavar="A,B", help="of the answers: ask every prompt once under each")
-    own.add_argument("--temperature", type=temperature, default=0.0, metavar="T", help="of the answers (%(default)s)")
+    own.add_argument("--temperature", type=not_negative, default=0.0, metavar="T", help="of the answers (%(default)s)")
     own.add_argument("--limit", type=count, metavar="N", help="ask only the first N prompts of every set")
     own.add_argument("--max-tokens", type=count, metavar="N", help="of an answer; 96 for the demo's sets, else 512")
     own.add_argument("--concurrency", type=count, default=32, metavar="N", help="requests at a time (%(default)s)")

@@ -1,5 +1,6 @@
 """`mooring bench load` against servers of a known pace: a slow arm is found with its size, an equal one is not."""
 
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from mooring_bench.heard import Heard
 from mooring_bench.load_result import card
 from mooring_bench.stock_client import split
 
-QUICK = ("--concurrency", "2", "--pairs", "8", "--block-seconds", "0.4", "--input-tokens", "8", "--output-tokens", "6")
+QUICK = ("--concurrency", "2", "--pairs", "8", "--block-seconds", "0.4", "--input-tokens", "8", "--output-tokens", "6",
+         "--rest-seconds", "0")  # fmt: skip
 ASKED_FIRST = 3
 """Requests that find out about a server and two arms."""
 PROFILES = ("off", "slow", "strong")
@@ -121,6 +123,19 @@ def test_any_server_is_an_arm_under_the_profile_of_requests_that_name_none(capsy
     assert set(other.asked) == {"strong"}
     succeeded = {arm: of["metrics"]["succeeded"] for arm, of in found["results"]["2"].items()}
     assert succeeded["other"] == succeeded["off"] > 0
+
+
+def test_servers_come_to_rest_before_another_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    rests = ("--pairs", "2", "--block-seconds", "0.1", "--rest-seconds", "0.5")
+    with served(fake := paced(), fake.routes()), served(stock := Paced(), stock.routes()):
+        assert run(fake, "--arms", "off", "--stock", stock.url, *rests) == 0
+        found = document(capsys)
+        assert run(fake, "--arms", "off,strong", *rests) == 0
+    assert found["settings"]["rest_seconds"] == 0.5
+    blocks = found["blocks"]
+    idle = [after["ended"] - after["seconds"] - before["ended"] for before, after in itertools.pairwise(blocks)]
+    assert min(idle) > 0.4
+    assert document(capsys)["settings"]["rest_seconds"] == 0, "of one server, which is never at rest"
 
 
 @pytest.mark.parametrize("workload", ["random", "talks"])
