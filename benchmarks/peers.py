@@ -8,9 +8,9 @@
     mooring        mooring_server.offline.LLM: compiled, capped in the graph, every request with a reading
     vllm           stock vLLM, compiled, capping nothing: the roof
 
-Each runs in a process of its own (peer.py) that is started once and told when its turn is; a turn is the same prompts
-and the same number of tokens for all. Rounds go in the order of mooring_bench/blocks.py. A ratio is a peer's tokens/s
-over Mooring's in the same round.
+Each runs in a process of its own (peer.py) that is started once and told when its turn is, when the last has come to
+rest; a turn is the same prompts and the same number of tokens for all. Rounds go in the order of
+mooring_bench/blocks.py. A ratio is a peer's tokens/s over Mooring's in the same round.
 
 Whether the ways do the same work is told by their tokens: the share of each answer's that stand before the first at
 which two ways part. Greedy answers part where two tokens are nearly as likely and arithmetic is ordered otherwise; ways
@@ -29,6 +29,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from operator import eq
 from pathlib import Path
 from typing import Any, Final
 
-from mooring_bench.blocks import estimate, null, orders, paired, rounded
+from mooring_bench.blocks import REST_SECONDS, estimate, null, orders, paired, rounded
 from mooring_bench.record import ROOT, machine, save, where
 from mooring_bench.stopping import INTERRUPTED, INTERRUPTED_CODE, sigterm_as_ctrl_c
 
@@ -159,6 +160,7 @@ def surviving(run: Run, peers: dict[str, Peer], name: str) -> Iterator[None]:
 
 def one_block(run: Run, peer: Peer, number: int) -> Answers:
     options = run.options
+    time.sleep(REST_SECONDS)
     found = peer.run(number + 1, options.requests, options.tokens)
     speed = options.requests * options.tokens / found["seconds"]
     run.blocks.append({"arm": peer.name, "round": number, "tokens_per_s": speed, "seconds": found["seconds"]})

@@ -38,6 +38,9 @@ SEED: Final = 0
 FEW: Final = 12
 TURN_SECONDS: Final = 3.0
 """Long enough that what a server does after an answer mostly falls into its own turn."""
+REST_SECONDS: Final = 1.5
+"""Before another server's turn, where nobody stops it meanwhile: a vLLM worker looks for work without a pause for a
+second after its last, and takes that from the next server on the same machine."""
 
 
 Array = npt.NDArray[np.float64]

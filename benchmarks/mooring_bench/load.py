@@ -13,8 +13,8 @@ asks is found out before, so that the first arm takes --block-seconds. A warm-up
 Every block has prompts and a `cache_salt` of its own, so that no arm finds in the prefix cache what another arm or an
 earlier block has left there; within a block, talks find what they have said. The first arm is the baseline: ratios are
 arm / baseline of one round, and the null is the baseline against itself in neighbouring rounds. blocks.py says how
-intervals are made. Where there are several servers, --rest-seconds pass before every block: a vLLM worker looks for
-work without a pause for a second after its last, and on the same machine it would take that from the next server.
+intervals are made. Where there are several servers, --rest-seconds pass before every block, until the last has come to
+rest.
 
 OPENAI_API_KEY is sent to URL if it is set, MOORING_STOCK_API_KEY to the server of --stock, and MOORING_NAME_API_KEY to
 that of --also NAME=URL.
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mooring_bench.arms import Arm, cached_tokens, find, identity_of, tokenizer_of
-from mooring_bench.blocks import orders
+from mooring_bench.blocks import REST_SECONDS, orders
 from mooring_bench.demo_sets import SEED
 from mooring_bench.heard import Heard
 from mooring_bench.load_page import page
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--mode", choices=[BLOCKS, MIXED], default=BLOCKS)
     own.add_argument("--pairs", type=count, default=12, metavar="N", help="rounds (%(default)s)")
     own.add_argument("--block-seconds", type=seconds, default=30.0, metavar="S", help="(%(default)s)")
-    own.add_argument("--rest-seconds", type=not_negative, default=1.5, metavar="S", help="(%(default)s)")
+    own.add_argument("--rest-seconds", type=not_negative, default=REST_SECONDS, metavar="S", help="(%(default)s)")
     own.add_argument("--concurrency", type=ladder, default="1,8,32", metavar="A,B", help="rungs (%(default)s)")
     own.add_argument("--workload", choices=["random", "talks", "sharegpt"], default="random")
     own.add_argument("--input-tokens", type=count, default=128, metavar="N", help="of a random prompt (%(default)s)")
