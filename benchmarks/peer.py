@@ -82,6 +82,7 @@ def transformers_hooks(subject: Subject) -> Batch:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(subject.folder, dtype="auto").eval()
+    model.generation_config.eos_token_id = None  # a token like any other, as with vLLM's ignore_eos
     vectors = directions(subject.profile)
 
     def at(layer: int) -> Any:
@@ -100,9 +101,7 @@ def transformers_hooks(subject: Subject) -> Batch:
     @torch.no_grad()
     def batch(prompts: list[list[int]], tokens: int) -> list[list[int]]:
         given = torch.tensor(prompts)
-        found = model.generate(
-            given, attention_mask=torch.ones_like(given), min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False
-        )
+        found = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, do_sample=False)
         answers: list[list[int]] = found[:, given.shape[1] :].tolist()
         return answers
 
