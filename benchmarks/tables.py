@@ -56,6 +56,50 @@ def quality(results: Path) -> Iterator[Sequence[str]]:
         yield profile, *(interval(measure, 3) for measure in told)
 
 
+def categories(results: Path) -> Iterator[Sequence[str]]:
+    found = result(results, "quality-demo")["categories"]
+    yield "by category", "measure", "off", "strong"
+    for name, measure in (("jailbreaks", "harm"), ("jailbreaks_system", "harm"), ("capability", "correct")):
+        for category, arms in found[name].items():
+            told = (interval(arms[arm][measure], 3) for arm in ("off", "strong"))
+            yield f"{name}: {category}", measure, *told
+
+
+MODELS: Final = {"demo": "demo", "qwen3-0.6b-shape": "Qwen3-0.6B shape"}
+"""Of a result's file -> how it is called."""
+
+
+def capping(results: Path) -> Iterator[Sequence[str]]:
+    found = {shown: result(results, f"cost-{model}")["results"] for model, shown in MODELS.items()}
+    columns = [(shown, rung) for shown, rungs in found.items() for rung in rungs]
+    yield "tokens/s of the default profile over", *(f"{shown}, {rung} at a time" for shown, rung in columns)
+    told = {
+        "off": "`off` on the same server", "measuring": "Mooring with nothing capped",
+        "stock": "stock vLLM", "default": "itself",
+    }  # fmt: skip
+    for arm, of in told.items():
+        ratios = (found[shown][rung][arm]["ratios"]["tokens_per_s"] for shown, rung in columns)
+        yield of, *(interval(turned(ratio), 3) for ratio in ratios)
+
+
+def turned(ratio: Mapping[str, float]) -> dict[str, float]:
+    """b / a of an a / b: what is estimated on the log scale turns with its interval."""
+    return {"median": 1 / ratio["median"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
+
+
+def peers(results: Path) -> Iterator[Sequence[str]]:
+    found = [result(results, f"peers-{model}") for model in MODELS]
+    told = {
+        "vllm": "stock vLLM, which caps nothing", "vllm-hooks": "vLLM without compilation, hooks per request",
+        "transformers": "transformers, hooks", "mooring": "Mooring over itself",
+    }  # fmt: skip
+    sizes = [of["settings"]["requests"] for of in found]
+    asked = (f"{shown}, {size} at a time" for shown, size in zip(MODELS.values(), sizes, strict=True))
+    yield "tokens/s over Mooring's, offline", *asked
+    for peer, of in told.items():
+        yield of, *(interval(one["ratios"][peer], 3) for one in found)
+
+
 def cost(results: Path) -> Iterator[Sequence[str]]:
     decode = result(results, "overhead-demo-slots")["results"]["decode"]
     streamed = result(results, "readings-demo")["results"]["streamed"]
@@ -86,7 +130,9 @@ def cost(results: Path) -> Iterator[Sequence[str]]:
     )
 
 
-TABLES: Final[dict[str, Callable[[Path], Iterator[Sequence[str]]]]] = {"quality": quality, "cost": cost}
+TABLES: Final[dict[str, Callable[[Path], Iterator[Sequence[str]]]]] = {
+    "quality": quality, "categories": categories, "capping": capping, "peers": peers, "cost": cost,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

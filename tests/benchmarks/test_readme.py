@@ -51,3 +51,15 @@ def test_the_text_tells_how_much_was_asked() -> None:
     sets = tables.result(tables.RESULTS, "quality-demo")["sets"]
     sizes = [sets[name]["off"]["prompts"] for name in ("jailbreaks", "capability")]
     assert f"({sizes[0]} persona jailbreaks, {sizes[1]} capability items;" in tables.README.read_text()
+
+
+def test_a_ratio_turns_with_its_interval() -> None:
+    found = tables.turned({"median": 1.25, "low": 0.8, "high": 2.0})
+    assert found == pytest.approx({"median": 0.8, "low": 0.5, "high": 1.25})
+
+
+def test_the_null_of_what_capping_costs_holds_one() -> None:
+    for model in tables.MODELS:
+        for rung in tables.result(tables.RESULTS, f"cost-{model}")["results"].values():
+            null = rung["default"]["ratios"]["tokens_per_s"]
+            assert null["low"] <= 1 <= null["high"]
