@@ -88,16 +88,15 @@ def turned(ratio: Mapping[str, float]) -> dict[str, float]:
 
 
 def peers(results: Path) -> Iterator[Sequence[str]]:
-    found = [result(results, f"peers-{model}") for model in MODELS]
+    found = {shown: result(results, f"peers-{model}") for model, shown in MODELS.items()}
     told = {
         "vllm": "stock vLLM, which caps nothing", "vllm-hooks": "vLLM without compilation, hooks per request",
         "transformers": "transformers, hooks", "mooring": "Mooring over itself",
     }  # fmt: skip
-    sizes = [of["settings"]["requests"] for of in found]
-    asked = (f"{shown}, {size} at a time" for shown, size in zip(MODELS.values(), sizes, strict=True))
-    yield "tokens/s over Mooring's, offline", *asked
-    for peer, of in told.items():
-        yield of, *(interval(one["ratios"][peer], 3) for one in found)
+    columns = (f"{shown}, {of['settings']['requests']} at a time" for shown, of in found.items())
+    yield "tokens/s over Mooring's, offline", *columns
+    for peer, said in told.items():
+        yield said, *(interval(of["ratios"][peer], 3) for of in found.values())
 
 
 def cost(results: Path) -> Iterator[Sequence[str]]:

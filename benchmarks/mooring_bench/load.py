@@ -79,8 +79,9 @@ class Run:
     """Of this run among all that a server has seen."""
 
     @property
-    def several_servers(self) -> bool:
-        return len({arm.base for arm in self.arms}) > 1
+    def rest_seconds(self) -> float:
+        """Before every block, until the server of the last one has come to rest, if it may be another."""
+        return float(self.options.rest_seconds) if len({arm.base for arm in self.arms}) > 1 else 0.0
 
     def seed(self, what: str, rung: int, number: int) -> int:
         """Of the prompts of one block: the same for every arm, and for no other block."""
@@ -212,19 +213,13 @@ def in_turn(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
     """One block per arm, one after the other."""
     arms = {arm.name: arm for arm in run.arms}
     for place, name in enumerate(order):
-        rest(run)
+        time.sleep(run.rest_seconds)
         before = cached_tokens(arms[name])
         own = run.seed("round", rung, number), run.salt("round", rung, number, name)
         heard = run.load.send(arms[name], run.requests[rung], rung, *own)
         after = cached_tokens(arms[name])
         cached = None if after is None or before is None else round(after - before)
         note(run, name, number, rung, place, heard, cached)
-
-
-def rest(run: Run) -> None:
-    """Until the server of the block before has come to rest, if it may be another."""
-    if run.several_servers:
-        time.sleep(run.options.rest_seconds)
 
 
 def mixed(run: Run, number: int, rung: int, order: Sequence[str]) -> None:
@@ -268,7 +263,7 @@ def document(run: Run, stopped: str | None, results: dict[str, Any]) -> dict[str
             "talks": options.talks and Path(options.talks).name,
             "pairs": options.pairs,
             "block_seconds": options.block_seconds,
-            "rest_seconds": options.rest_seconds if run.several_servers else 0,
+            "rest_seconds": run.rest_seconds,
             "concurrency": options.concurrency,
             "requests": run.requests,
             "input_tokens": options.input_tokens,

@@ -53,6 +53,13 @@ def test_the_text_tells_how_much_was_asked() -> None:
     assert f"({sizes[0]} persona jailbreaks, {sizes[1]} capability items;" in tables.README.read_text()
 
 
+def test_the_text_tells_how_long_a_token_takes() -> None:
+    alone = [tables.result(tables.RESULTS, f"cost-{model}")["results"]["1"]["default"] for model in tables.MODELS]
+    demo, shape = (1000 / of["metrics"]["tokens_per_s"] for of in alone)
+    text = tables.README.read_text()
+    assert f"the demo takes {demo:.1f} ms a token" in text and f"a monitored one) {shape:.0f} ms." in text
+
+
 def test_a_ratio_turns_with_its_interval() -> None:
     found = tables.turned({"median": 1.25, "low": 0.8, "high": 2.0})
     assert found == pytest.approx({"median": 0.8, "low": 0.5, "high": 1.25})
