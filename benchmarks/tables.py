@@ -87,6 +87,24 @@ def turned(ratio: Mapping[str, float]) -> dict[str, float]:
     return {"median": 1 / ratio["median"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
 
 
+def overhead(results: Path) -> Iterator[Sequence[str]]:
+    runs = {shown: result(results, f"overhead-{model}") for model, shown in MODELS.items() if model != "demo"}
+    columns = [(shown, workload) for shown, run in runs.items() for workload in run["results"]]
+    found = [runs[shown]["results"][workload] for shown, workload in columns]
+    yield "over stock vLLM's, 16 at a time", *(f"{shown}, {workload}" for shown, workload in columns)
+    told = (
+        ("tokens/s, the default profile", "default/stock", "tokens_per_s"),
+        ("tokens/s, `off`", "off/stock", "tokens_per_s"),
+        ("inter-token latency, the default profile", "default/stock", "itl_ms"),
+        ("CPU seconds a token, the default profile", "default/stock", "cpu_s_per_token"),
+    )
+    for said, pair, number in told:
+        measures = (of["ratios"][pair][number] for of in found)
+        yield said, *("-" if measure["median"] is None else interval(measure, 3) for measure in measures)
+    yield "tokens/s, stock vLLM over itself", *(interval(of["null"]["tokens_per_s"], 3) for of in found)
+    yield "starts of every server", *(str(runs[shown]["settings"]["starts"]) for shown, _ in columns)
+
+
 def peers(results: Path) -> Iterator[Sequence[str]]:
     found = {shown: result(results, f"peers-{model}") for model, shown in MODELS.items()}
     told = {
@@ -130,7 +148,8 @@ def cost(results: Path) -> Iterator[Sequence[str]]:
 
 
 TABLES: Final[dict[str, Callable[[Path], Iterator[Sequence[str]]]]] = {
-    "quality": quality, "categories": categories, "capping": capping, "peers": peers, "cost": cost,
+    "quality": quality, "categories": categories, "capping": capping, "overhead": overhead, "peers": peers,
+    "cost": cost,
 }  # fmt: skip
 
 
