@@ -4,9 +4,9 @@ The amount of work is fixed and the time is measured, so two arms answer the sam
 tokens. Prompts are random token ids, never the same twice in a run, so that no prefix cache helps; answers are
 greedy and always as long as was asked for.
 
-Waves, because a request that reaches a busy engine may wait until it rests: with steps of 3 ms on two cores, stock
-vLLM's input thread gets the interpreter's lock too seldom. Connections that ask again on their own fall out of
-step by chance and then stay so, and the same server is half as fast in one block as in the next.
+Waves, because a request that reaches a busy engine may wait until it rests: with steps of 3 ms on two cores, little
+else gets to run. Connections that ask again on their own fall out of step by chance and then stay so, and the same
+server is half as fast in one block as in the next.
 
 The client shares the machine with the server it measures: bodies are made before the clock starts, and of a body
 that comes back only the count of its tokens is read. With answers of several tokens one request of each wave is

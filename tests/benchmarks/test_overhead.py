@@ -1,6 +1,7 @@
 """benchmarks/overhead.py on fakes: the order of blocks, their statistics, the load, and runs that end early."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -384,6 +385,19 @@ def test_the_stock_server_loads_nothing_of_mooring() -> None:
     assert "VLLM_FOO" not in found and found["PATH"] == "p"
     assert found == arms.environment_of("mooring", SUBJECT, given)
     assert not any("mooring" in word for word in arms.command_of("stock", SUBJECT, []))
+
+
+def test_a_server_shares_the_clients_session_and_has_a_group_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = arms.Server("any", [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "log")
+    monkeypatch.setattr(server, "_answers", lambda: True)
+    server.start()
+    try:
+        pid = server._process.pid
+        assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid)
+    finally:
+        server.stop()
 
 
 def test_a_server_that_dies_says_why_in_its_last_words(tmp_path: Path) -> None:
