@@ -15,9 +15,8 @@ second after its last answer a vLLM worker keeps looking for work as fast as it 
 worker is, so the others' processes are stopped meanwhile (SIGSTOP).
 
 Servers stay in the session of the client. From a session of its own the engine core of a small model, which does not
-rest while it has work, kept the client and its own API process waiting on two cores for as long as an answer lasted: of
-waves of 16 requests to the demo 8 to 42 % took eight times as long, one answer after the other. From the client's
-session it was 0 to 2 %. (Linux schedules each session as a group: autogroup.)
+rest while it has work, can keep the client and its own API process waiting on two cores for as long as an answer lasts:
+of a wave of 16 requests one answer then comes after the other. (Linux schedules each session as a group: autogroup.)
 """
 
 import contextlib
