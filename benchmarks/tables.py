@@ -88,7 +88,7 @@ def turned(ratio: Mapping[str, float]) -> dict[str, float]:
 
 
 def overhead(results: Path) -> Iterator[Sequence[str]]:
-    runs = {shown: result(results, f"overhead-{model}") for model, shown in MODELS.items() if model != "demo"}
+    runs = {shown: result(results, f"overhead-{model}") for model, shown in MODELS.items()}
     columns = [(shown, workload) for shown, run in runs.items() for workload in run["results"]]
     found = [runs[shown]["results"][workload] for shown, workload in columns]
     yield "over stock vLLM's, 16 at a time", *(f"{shown}, {workload}" for shown, workload in columns)

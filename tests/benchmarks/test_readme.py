@@ -70,9 +70,3 @@ def test_the_null_of_what_capping_costs_holds_one() -> None:
         for rung in tables.result(tables.RESULTS, f"cost-{model}")["results"].values():
             null = rung["default"]["ratios"]["tokens_per_s"]
             assert null["low"] <= 1 <= null["high"]
-
-
-def test_the_text_tells_what_capping_the_demo_costs() -> None:
-    decode = tables.result(tables.RESULTS, "overhead-demo-sixteen")["results"]["decode"]
-    told = tables.interval(decode["ratios"]["default/stock"]["tokens_per_s"], 3)
-    assert f"only a smaller run has: {told} in decode" in tables.README.read_text()

@@ -597,6 +597,17 @@ def test_no_width_makes_the_page_scroll_sideways(fake: FakeServer, opened: Opens
         page.screenshot(path=SCREENSHOTS / f"playground-{width}.png")
 
 
+def test_a_plot_that_is_yet_to_be_drawn_anew_does_not_widen_the_page(fake: FakeServer, opened: Opens) -> None:
+    page = opened(fake)
+    say(page, "hello")
+    page.set_viewport_size({"width": 820, "height": 800})
+    page.wait_for_function("document.querySelector('#chart-turns .uplot').offsetWidth < 820")
+    page.evaluate("for (const root of document.querySelectorAll('.chart')) root.chart.resize = () => {}")
+    page.set_viewport_size({"width": 380, "height": 800})
+    assert page.evaluate("document.querySelector('#chart-turns .uplot').offsetWidth") > 380
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+
+
 def test_the_charts_show_means_and_the_floors_of_the_layer(fake: FakeServer, opened: Opens) -> None:
     """Read by the module that makes them: what is on a canvas cannot be read back."""
     page = opened(fake)
