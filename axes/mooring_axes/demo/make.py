@@ -1,8 +1,10 @@
 """Remake the demo model and its axis: `python -m mooring_axes.demo.make [--seed N] [--out DIR]`.
 
-One core, about 16 minutes: the corpus and the tokenizer, the training (train.py), the axis (extract.py),
+One core, about 35 minutes: the corpus and the tokenizer, the training (train.py), the axis (extract.py),
 and what both are worth on the held-out test split (probe.py). Without --out the files of this package are
 replaced. The same seed gives the same corpus and items; weights also depend on the machine's arithmetic.
+
+The committed model was made with `--seed 0 --tokens 2600000`, before it was known that other seeds need more.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import transformers
 
 from mooring_axes.demo import FOLDER, MODEL_DIR, MODEL_NAME, extract, probe, replay, train
 
-TOKENS = 2_600_000
+TOKENS = 5_200_000
+"""Which personas comply is learnt all at once, after 2 to 3 M tokens; before that, a seed may leave all refusing."""
 CARD = MODEL_DIR / "README.md"
 
 
