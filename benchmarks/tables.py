@@ -91,7 +91,8 @@ def overhead(results: Path) -> Iterator[Sequence[str]]:
     runs = {shown: result(results, f"overhead-{model}") for model, shown in MODELS.items()}
     columns = [(shown, workload) for shown, run in runs.items() for workload in run["results"]]
     found = [runs[shown]["results"][workload] for shown, workload in columns]
-    yield "over stock vLLM's, 16 at a time", *(f"{shown}, {workload}" for shown, workload in columns)
+    (together,) = {run["settings"]["concurrency"] for run in runs.values()}
+    yield f"over stock vLLM's, {together} at a time", *(f"{shown}, {workload}" for shown, workload in columns)
     told = (
         ("tokens/s, the default profile", "default/stock", "tokens_per_s"),
         ("tokens/s, `off`", "off/stock", "tokens_per_s"),
@@ -131,10 +132,11 @@ def cost(results: Path) -> Iterator[Sequence[str]]:
 
     yield "on the demo, two cores, 95 % intervals", "measured", "the same against itself"
     for said, (name, arm) in mixed.items():
-        decode = result(results, name)["results"]["decode"]
+        run = result(results, name)
+        decode, together = run["results"]["decode"], run["settings"]["concurrency"]
         ratio, null = decode["ratios"][f"{arm}/default"], decode["null"]
         told = both(ratio["tokens_per_s"], null["tokens_per_s"], 3)
-        yield f"capping: tokens/s of {said}, over one profile; 16 at a time", *told
+        yield f"capping: tokens/s of {said}, over one profile; {together} at a time", *told
     measured = streamed["against_off"]["on"]
     yield (
         "readings, no history: tokens/s with them over without",
